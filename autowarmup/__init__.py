@@ -1,0 +1,16 @@
+"""autowarmup finds the learning-rate warm-up for your model and data, and shows the evidence.
+
+>>> from autowarmup import Schedule
+>>> Schedule(peak=3e-3, horizon=1_000, warmup_steps=100, shape="linear").describe()
+'peak 0.003, linear warm-up over 100 steps (10%), cosine decay to 0 at step 1,000'
+"""
+
+from autowarmup.autotune import autotune
+from autowarmup.errors import AutowarmupError
+from autowarmup.instability import Detectors, Instability
+from autowarmup.result import TuneResult
+from autowarmup.schedule import Schedule
+from autowarmup.space import SearchSpace
+
+__version__ = "0.1.0"
+__all__ = ["AutowarmupError", "Detectors", "Instability", "Schedule", "SearchSpace", "TuneResult", "autotune"]

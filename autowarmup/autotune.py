@@ -1,0 +1,174 @@
+"""The front door: wires a study together and conducts it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from autowarmup.config import TuneConfig
+from autowarmup.errors import InputError
+from autowarmup.instability import Detectors
+from autowarmup.schedule import Duration, duration_steps
+from autowarmup.space import SearchSpace, explain
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autowarmup.engines.base import Task
+    from autowarmup.loop import LoopRun
+    from autowarmup.result import TuneResult
+    from autowarmup.trial import Loss, OptimizerFactory
+
+
+T = TypeVar("T")
+
+
+def autotune(
+    model_fn: Callable[[], nn.Module] | None = None,
+    data: Any = None,
+    *,
+    total_steps: Duration,
+    train_fn: Callable[[LoopRun], Any] | None = None,
+    loss: Loss | None = None,
+    optimizer: OptimizerFactory | None = None,
+    metrics: dict[str, Loss] | None = None,
+    batch_size: int = 32,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    device: str | None = None,
+    compile: bool = False,
+    space: SearchSpace | str | Path = "default",
+    budget: int | None = None,
+    seed: int = 0,
+    current_peak: float | None = None,
+    beta2: float | None = None,
+    confirm_seeds: int = 3,
+    cohort: int = 8,
+    detectors: Detectors | None = None,
+    study: str | Path | None = None,
+    mlflow: str | Literal[False] | None = None,
+    progress: bool | None = None,
+) -> TuneResult:
+    """Finds the learning-rate warm-up for a model and its data, with the evidence for it.
+
+    Call it again with the same arguments to go on with a study that was interrupted.
+
+    Args:
+        model_fn: builds a fresh model.
+        data: ``(train, validation)``, each a DataLoader, a Dataset, or a tuple of tensors or NumPy arrays; or a
+            callable that returns such a pair.
+        total_steps: the run being tuned, in optimizer steps, or ``"5 epochs"``.
+        train_fn: a training loop of your own, in place of ``model_fn`` and ``data``; see :class:`autowarmup.LoopRun`.
+        loss: ``loss(output, target)``; inferred in the usual cases.
+        optimizer: ``optimizer(params)`` builds it, with the learning rate you use today; AdamW if left out.
+        metrics: further validation metrics, ``metric(output, target)``, by name.
+        batch_size: for Datasets, tensors and arrays.
+        accumulate: batches per optimizer step.
+        clip_norm: largest gradient norm.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        device: left out, the best there is.
+        compile: whether to run the model through ``torch.compile``.
+        space: which schedules may be proposed: a preset's name, a YAML file or a :class:`autowarmup.SearchSpace`.
+        budget: optimizer steps that the whole study may spend; left out, twenty whole runs.
+        seed: fixes the study: the same seed gives the same result.
+        current_peak: the learning rate you use today; left out, the optimizer's (1e-3 for a ``train_fn``).
+        beta2: Adam's second-moment decay, for the untuned rule; left out, the optimizer's.
+        confirm_seeds: fresh paired seeds on which the winner meets the baselines.
+        cohort: candidates that start together.
+        detectors: settings of the instability detectors.
+        study: the study's folder; left out, one under ``studies/`` named after what is tuned.
+        mlflow: a tracking URI; left out, ``MLFLOW_TRACKING_URI`` or a store in the study's folder; False for none.
+        progress: whether to show progress on standard error; left out, where that is a terminal.
+
+    Returns:
+        The verdict (tuned, tie or nothing stable), the schedule, every trial and what it cost.
+
+    Raises:
+        InputError: something that was passed can't be used; before the first trial.
+        StudyError: the study's folder can't be used.
+        TaskFailedError: the first trials all failed in the same way.
+
+    Example:
+        >>> import torch
+        >>> from autowarmup import autotune
+        >>> x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0)); y = x.sum(1, keepdim=True)
+        >>> result = autotune(
+        ...     lambda: torch.nn.Linear(4, 1), ((x[:192], y[:192]), (x[192:], y[192:])),
+        ...     total_steps=20, study=tmp_path / "study", mlflow=False,
+        ... )
+        >>> result.verdict.kind, result.cost.runs <= 20
+        ('tuned', True)
+    """
+    task = _task(
+        model_fn, data, train_fn, loss, optimizer, metrics, current_peak=current_peak, beta2=beta2,
+        batch_size=batch_size, accumulate=accumulate, clip_norm=clip_norm,
+        precision=precision, device=device, compile=compile,
+    )  # fmt: skip
+    horizon = duration_steps(total_steps, 0, task.steps_per_epoch)
+    config = _checked(
+        TuneConfig,
+        total_steps=horizon,
+        budget=TuneConfig.default_budget(horizon) if budget is None else budget,
+        space=space if isinstance(space, SearchSpace) else SearchSpace.load(space),
+        seed=seed,
+        current_peak=task.current_peak if current_peak is None else current_peak,
+        beta2=task.beta2 if beta2 is None else beta2,
+        confirm_seeds=confirm_seeds,
+        cohort=cohort,
+        steps_per_epoch=task.steps_per_epoch,
+        trivial_loss=task.trivial_loss,
+        detectors=detectors or Detectors(),
+        task=task.describe(),
+    )
+    folder = Path(study) if study is not None else _default_folder(config)
+
+    from autowarmup.engines.local import LocalEngine
+    from autowarmup.progress import Bar, Silent, progress_for
+    from autowarmup.study import conduct
+
+    uri = _tracking_uri(folder, mlflow)
+    shown = progress_for(config.budget) if progress is None else Bar(config.budget) if progress else Silent()
+    return conduct(config, folder, LocalEngine(task, folder / "checkpoints"), shown, uri)
+
+
+def _task(
+    model_fn: Any, data: Any, train_fn: Any, loss: Any, optimizer: Any, metrics: Any,
+    *, current_peak: float | None, beta2: float | None, **settings: Any,
+) -> Task:  # fmt: skip
+    if (model_fn is None) == (train_fn is None):
+        raise InputError("pass either model_fn and data, or train_fn")
+    if train_fn is not None:
+        from autowarmup.loop import LoopTask
+
+        return LoopTask(train_fn, current_peak=current_peak or 1e-3, beta2=beta2 or 0.999)
+    from autowarmup.trial import ModelTask, TrainSettings
+
+    if not callable(model_fn):
+        raise InputError(f"model_fn must be a function that builds the model, got {type(model_fn).__name__}")
+    checked = _checked(TrainSettings, **settings)
+    return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=checked)
+
+
+def _checked(model: type[T], **values: Any) -> T:
+    """A pydantic model of the values; what is wrong with them as an ``InputError``."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise InputError(explain(error, getattr(model, "model_fields", {}))) from error
+
+
+def _default_folder(config: TuneConfig) -> Path:
+    """The same for the same configuration, so that the same call goes on with the same study."""
+    name = str(config.task.get("model") or config.task.get("train_fn") or "study").replace("<", "").replace(">", "")
+    return Path("studies") / f"{name}-{hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]}"
+
+
+def _tracking_uri(folder: Path, mlflow: str | Literal[False] | None) -> str | None:
+    from autowarmup.tracking import tracking_uri
+
+    return None if mlflow is False else tracking_uri(folder, mlflow)

@@ -1,0 +1,47 @@
+"""The exceptions autowarmup raises on purpose.
+
+::
+
+    AutowarmupError
+    ├── InputError (also ValueError)   what the caller passed can't be used; raised before the first trial
+    │   └── SpaceError                 a search space that can't be read or makes no sense
+    ├── StudyError                     a study folder that can't be used
+    │   ├── StudyMismatchError         it holds a study of another configuration
+    │   └── StudyLockedError           another process is working on it
+    ├── TaskFailedError                the user's code failed the same way in every first trial
+    └── TrackingError                  the MLflow server can't be used
+
+Every message says what was wrong, the value received and what is allowed.
+"""
+
+
+class AutowarmupError(Exception):
+    """Base of everything autowarmup raises on purpose."""
+
+
+class InputError(AutowarmupError, ValueError):
+    """What the caller passed can't be used. Raised before the first trial."""
+
+
+class SpaceError(InputError):
+    """A search space that can't be read or makes no sense."""
+
+
+class StudyError(AutowarmupError):
+    """A study folder that can't be used."""
+
+
+class StudyMismatchError(StudyError):
+    """The folder holds a study of another configuration: it is refused, never mixed."""
+
+
+class StudyLockedError(StudyError):
+    """Another process is working on the study: there is one writer."""
+
+
+class TaskFailedError(AutowarmupError):
+    """The user's code raised the same exception in every one of the first trials."""
+
+
+class TrackingError(AutowarmupError):
+    """The MLflow server or store can't be used."""

@@ -1,0 +1,41 @@
+"""Figures and one self-contained HTML page for a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autowarmup.result import TuneResult
+    from autowarmup.trace import Trace
+
+
+def write_report(result: TuneResult, traces: Mapping[int, Trace], folder: str | Path) -> Path:
+    """Writes ``report.html`` and ``figures/*.png`` into ``folder``.
+
+    The page stands alone: its pictures are inside it, it loads nothing and runs no script.
+    :mod:`autowarmup.report.figures` has the figures one by one.
+
+    Args:
+        result: what the study found.
+        traces: each trial's trace by its number; a trial without one is left out of the loss curves.
+        folder: the study's folder, or any other; it is created where it is missing.
+
+    Returns:
+        The page's path.
+    """
+    from autowarmup.report.figures import draw_all
+    from autowarmup.report.page import render
+
+    folder = Path(folder)
+    pictures = draw_all(result, traces)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, png in pictures.items():
+        (folder / "figures" / f"{name}.png").write_bytes(png)
+    page = folder / "report.html"
+    page.write_text(render(result, pictures), encoding="utf-8")
+    return page
+
+
+__all__ = ["write_report"]

@@ -1,0 +1,501 @@
+"""The search space: which schedules may be proposed. YAML in, schedules out."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Self, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from yaml.nodes import MappingNode, ScalarNode
+
+from autowarmup.errors import SpaceError
+from autowarmup.schedule import Duration, Frozen, Polynomial, Schedule, duration_steps, parse_duration
+
+MAX_BYTES = 64 * 1024
+"""A search space is a page of text; a larger file is refused unread."""
+
+MAX_PROBLEMS = 5
+"""How many problems of one file an error message names."""
+
+ShapeName = Literal[
+    "none",
+    "linear",
+    "polynomial",
+    "sqrt",
+    "exponential",
+    "cosine",
+    "untuned-linear",
+    "untuned-exponential",
+    "radam",
+    "gi-adam",
+]
+DecayName = Literal["cosine", "linear", "exponential", "inverse-sqrt", "constant", "wsd"]
+RULES: tuple[str, ...] = ("untuned-linear", "untuned-exponential", "radam", "gi-adam")
+
+Number = Annotated[float, Field(strict=True)]
+"""A number, and not the text "0.1" or ``true``."""
+
+
+def _choices(value: Any) -> Any:
+    """A single choice is a list of one; no choice stands twice."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError("must hold one choice at least")
+        if any(value.count(choice) > 1 for choice in value[:100]):
+            raise ValueError("a choice stands twice")
+    return value
+
+
+def _fixed(value: Any) -> Any:
+    """A fixed value is a range from itself to itself."""
+    if value is None or isinstance(value, Mapping | Range):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("must be a finite number, or a range such as {low: 0.1, high: 0.5}")
+    return {"low": value, "high": value}
+
+
+def _fixed_duration(value: Any) -> Any:
+    """The same for durations."""
+    if isinstance(value, Mapping | DurationRange):
+        return value
+    parse_duration(value)
+    return {"low": value, "high": value}
+
+
+Choices = BeforeValidator(_choices)
+Fixed = BeforeValidator(_fixed)
+FixedDuration = BeforeValidator(_fixed_duration)
+
+
+class Range(Frozen):
+    """All numbers from ``low`` to ``high``, searched on a linear or a logarithmic scale."""
+
+    low: Number
+    high: Number
+    scale: Literal["linear", "log"] = "linear"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("reversed bounds: low is above high")
+        if self.scale == "log" and self.low <= 0.0:
+            raise ValueError("a log scale needs bounds above 0")
+        return self
+
+
+class PeakRange(Range):
+    """Peak learning rates, searched on a logarithmic scale."""
+
+    low: Number = Field(gt=0.0)
+    high: Number = Field(gt=0.0)
+    scale: Literal["log"] = "log"
+
+
+class DurationRange(Frozen):
+    """Warm-up durations: steps (``500``), a share of the horizon (``10%``) or epochs (``2 epochs``).
+
+    Searched on a square-root scale: short warm-ups differ more from one another than long ones do. A duration
+    of 0 is no warm-up, whatever the shape.
+    """
+
+    low: Duration
+    high: Duration
+
+    @field_validator("low", "high", mode="before")
+    @classmethod
+    def _readable(cls, value: Duration) -> Duration:
+        parse_duration(value)
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        (low, low_unit), (high, high_unit) = parse_duration(self.low), parse_duration(self.high)
+        if low > high and low_unit == high_unit:
+            raise ValueError("reversed bounds: low is above high")
+        return self
+
+    def steps(self, horizon: int, steps_per_epoch: int | None) -> tuple[int, int]:
+        """Both bounds in steps.
+
+        Raises:
+            InputError: a bound is in epochs, and ``steps_per_epoch`` is missing.
+            SpaceError: they are reversed, or the longest warm-up leaves nothing of the horizon.
+        """
+        low = duration_steps(self.low, horizon, steps_per_epoch)
+        high = duration_steps(self.high, horizon, steps_per_epoch)
+        if low > high:
+            raise SpaceError(f"warmup: reversed bounds: low={self.low!r} is {low} steps, high={self.high!r} is {high}")
+        if high >= horizon:
+            raise SpaceError(f"warmup: high={self.high!r} is {high} steps, the horizon is only {horizon}")
+        return low, high
+
+
+class Suggests(Protocol):
+    """What a space needs of an Optuna trial."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+
+    def suggest_categorical(self, name: str, choices: list[str]) -> Any: ...
+
+
+class SearchSpace(Frozen):
+    """Which schedules may be proposed.
+
+    Every setting is a range (``{low: 0.0, high: 0.1}``), a list of choices or a fixed value, which becomes a
+    range from itself to itself. Parameters are conditional: a power is proposed for polynomial warm-ups only,
+    a duration only where the shape has one, a final factor only where there is a decay.
+
+    Args:
+        description: what the space is for, in a sentence.
+        shapes: warm-up shapes by name.
+        warmup: range of durations.
+        peak: range of peak learning rates; left out, it is measured on the model.
+        power: power of polynomial warm-ups, above 0, at most 10.
+        start_factor: the first rate as a fraction of the peak, 0 to 1; left out, the curve starts one step
+            in.
+        decay: decay shapes by name.
+        final_factor: the fraction of the peak that the decay ends at, 0 to 1.
+
+    Example:
+        >>> space = SearchSpace(shapes=["linear", "cosine"], warmup={"low": "1%", "high": "20%"})
+        >>> SearchSpace.load("default").decay
+        ('cosine',)
+    """
+
+    description: str = ""
+    shapes: Annotated[tuple[ShapeName, ...], Choices] = ("linear",)
+    warmup: Annotated[DurationRange, FixedDuration] = DurationRange(low=0, high="30%")
+    peak: Annotated[PeakRange, Fixed] | None = None
+    power: Annotated[Range, Fixed] = Range(low=0.5, high=3.0, scale="log")
+    start_factor: Annotated[Range, Fixed] | None = None
+    decay: Annotated[tuple[DecayName, ...], Choices] = ("cosine",)
+    final_factor: Annotated[Range, Fixed] = Range(low=0.0, high=0.0)
+
+    @field_validator("start_factor", "final_factor")
+    @classmethod
+    def _fraction(cls, value: Range | None) -> Range | None:
+        if value and not 0.0 <= value.low <= value.high <= 1.0:
+            raise ValueError("must be within 0 to 1")
+        return value
+
+    @field_validator("power")
+    @classmethod
+    def _power(cls, value: Range) -> Range:
+        if not 0.0 < value.low <= value.high <= 10.0:
+            raise ValueError("must be above 0 and at most 10")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "exponential" in self.shapes and self.start_factor and self.start_factor.low == 0.0:
+            raise ValueError("start_factor: an exponential warm-up can't start at 0; allowed: above 0, to 1")
+        if "exponential" in self.decay and self.final_factor.low == 0.0:
+            raise ValueError("final_factor: an exponential decay can't end at 0; allowed: above 0, to 1")
+        return self
+
+    @classmethod
+    def load(cls, name: str | Path) -> Self:
+        """A preset by its name, or a YAML file by its path (``.yaml`` or ``.yml``).
+
+        Raises:
+            SpaceError: no such preset or file, larger than 64 KiB, not YAML, or not a search space.
+        """
+        path = Path(name)
+        if path.suffix not in {".yaml", ".yml"}:
+            known = presets()
+            if str(name) not in known:
+                raise SpaceError(
+                    f"no search space {_short(str(name))}{_nearest(str(name), known)}; allowed: a preset "
+                    f"({', '.join(known)}) or the path of a .yaml file"
+                )
+            path = known[str(name)]
+        try:
+            with path.open("rb") as file:
+                text = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:  # a ValueError: a path that no file can have
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SpaceError(f"can't read the search space {_short(str(path))}: {reason}") from error
+        return cls.parse(text, source=str(path))
+
+    @classmethod
+    def parse(cls, text: str | bytes, source: str = "search space") -> Self:
+        """A search space from YAML text.
+
+        Raises:
+            SpaceError: larger than 64 KiB, not YAML, or not a search space; the message names the key, its
+                value and what is allowed.
+        """
+        if len(text) > MAX_BYTES:
+            raise SpaceError(f"{source} is larger than {MAX_BYTES // 1024} KiB: not a search space")
+        try:
+            data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader that allows even less
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise SpaceError(f"{source} is not readable YAML: {_problem(error)}") from error
+        if not isinstance(data, dict):
+            found = "nothing" if data is None else _short(data)
+            raise SpaceError(f"{source} must be a mapping such as 'shapes: [linear]', got {found}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise SpaceError(f"{source}: {explain(error, cls.model_fields)}") from error
+
+    def suggest(
+        self,
+        trial: Suggests,
+        peak: PeakRange,
+        horizon: int,
+        steps_per_epoch: int | None = None,
+        beta2: float = 0.999,
+    ) -> Schedule:
+        """Asks an Optuna trial for each parameter that applies, and makes a schedule of them.
+
+        Args:
+            trial: an Optuna trial, or anything that suggests like one.
+            peak: the peaks to search, as measured or as given.
+            horizon: optimizer steps of the run.
+            steps_per_epoch: needed where durations are in epochs.
+            beta2: the optimizer's, for the rules.
+        """
+        rate = trial.suggest_float("peak", peak.low, peak.high, log=True)
+        plan: dict[str, Any] = {"peak": rate, "horizon": horizon}
+        shape = _choose(trial, "shape", self.shapes)
+        plan["decay"] = _choose(trial, "decay", self.decay)
+        if plan["decay"] != "constant":
+            plan["final_factor"] = _draw(trial, "final_factor", self.final_factor)
+        if shape in RULES:
+            return Schedule(shape={"kind": shape, "beta2": beta2}, **plan)
+        steps = 0 if shape == "none" else self._suggest_steps(trial, horizon, steps_per_epoch)
+        if steps == 0:
+            return Schedule(**plan)
+        settings = {"power": _draw(trial, "power", self.power)} if shape == "polynomial" else {}
+        if self.start_factor:
+            plan["start_factor"] = _draw(trial, "start_factor", self.start_factor)
+        return Schedule(warmup_steps=steps, shape={"kind": shape, **settings}, **plan)
+
+    def _suggest_steps(self, trial: Suggests, horizon: int, steps_per_epoch: int | None) -> int:
+        low, high = self.warmup.steps(horizon, steps_per_epoch)
+        if low == high:
+            return low
+        root = trial.suggest_float("warmup_steps_sqrt", math.sqrt(low), math.sqrt(high))
+        return min(high, max(low, round(root**2)))
+
+    def params_of(self, schedule: Schedule, steps_per_epoch: int | None = None) -> dict[str, Any] | None:
+        """The parameters that make this space propose ``schedule``; None where it never would.
+
+        Near matches count: no warm-up as a duration of 0, the untuned linear rule as a linear warm-up, a
+        start that was left out as the nearest one of the space. The peak's bounds and the rules' ``beta2``
+        are not checked.
+
+        Example:
+            >>> SearchSpace.load("default").params_of(Schedule(peak=0.1, horizon=100))
+            {'peak': 0.1, 'shape': 'linear', 'warmup_steps_sqrt': 0.0}
+        """
+        shape = self._shape_for(schedule)
+        if shape is None:
+            return None
+        parts: list[dict[str, Any] | None] = [
+            {"peak": schedule.peak},
+            {"shape": shape} if len(self.shapes) > 1 else {},
+            self._decay_params(schedule),
+            {} if shape == "none" or shape in RULES else self._duration_params(schedule, steps_per_epoch),
+            self._ramp_params(schedule) if schedule.warmup_steps else {},
+        ]
+        params: dict[str, Any] = {}
+        for part in parts:
+            if part is None:
+                return None
+            params |= part
+        return params
+
+    def _shape_for(self, schedule: Schedule) -> str | None:
+        """The shape of this space that ``schedule`` is an instance of."""
+        shape = schedule.shape.kind
+        if shape in self.shapes:
+            return shape
+        if shape == "untuned-linear" and "linear" in self.shapes:
+            return "linear"
+        if shape == "none":
+            return next((name for name in self.shapes if name not in RULES), None)
+        return None
+
+    def _decay_params(self, schedule: Schedule) -> dict[str, Any] | None:
+        decay = schedule.decay
+        if decay.kind not in self.decay or decay != type(decay)():
+            return None
+        params = {"decay": decay.kind} if len(self.decay) > 1 else {}
+        if decay.kind == "constant":
+            return params
+        final = _chosen("final_factor", self.final_factor, schedule.final_factor)
+        return None if final is None else params | final
+
+    def _duration_params(self, schedule: Schedule, steps_per_epoch: int | None) -> dict[str, Any] | None:
+        low, high = self.warmup.steps(schedule.horizon, steps_per_epoch)
+        if not low <= schedule.duration <= high:
+            return None
+        return {"warmup_steps_sqrt": math.sqrt(schedule.duration)} if low < high else {}
+
+    def _ramp_params(self, schedule: Schedule) -> dict[str, Any] | None:
+        shape, start = schedule.shape, schedule.start_factor
+        power = _chosen("power", self.power, shape.power) if isinstance(shape, Polynomial) else {}
+        if self.start_factor is None:
+            return power if start is None else None
+        if start is None:
+            start = min(self.start_factor.high, max(self.start_factor.low, schedule.lr_at(0) / schedule.peak))
+        first = _chosen("start_factor", self.start_factor, start)
+        return None if power is None or first is None else power | first
+
+
+def presets() -> dict[str, Path]:
+    """The presets that come with autowarmup, by name."""
+    here = Path(__file__).parent
+    folder = next(path for path in (here / "search_spaces", here.parent / "search_spaces") if path.is_dir())
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def explain(error: ValidationError, known: Mapping[str, FieldInfo]) -> str:
+    """A validation error for people: each key, what is wrong with it, the value it had and what is allowed.
+
+    Args:
+        error: what pydantic raised.
+        known: the fields of the model that was validated.
+    """
+    items = error.errors(include_url=False)
+    lines = list(dict.fromkeys(_explain(item, known) for item in items[:MAX_PROBLEMS]))
+    if len(items) > MAX_PROBLEMS:
+        lines.append(f"and {len(items) - MAX_PROBLEMS} more problems")
+    return "; ".join(lines)
+
+
+def _explain(item: ErrorDetails, known: Mapping[str, FieldInfo]) -> str:
+    kind, value, path = item["type"], item["input"], item["loc"]
+    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, path)))
+    if kind == "extra_forbidden":
+        keys = _keys(known, path[:-1])
+        return f"unknown key {_short(key)}{_nearest(str(path[-1]), keys)}; known: {', '.join(keys)}"
+    message = MESSAGES.get(kind) or item["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be")
+    if kind == "literal_error":
+        message = f"must be {item['ctx']['expected']}{_nearest(str(value), _quoted(item['ctx']['expected']))}"
+    named = not path or message.startswith("duration ")  # the message names the value itself
+    got = "" if named else f", got {_short(value)}"
+    return f"{key}{': ' if key else ''}{message}{got}"
+
+
+MESSAGES = {
+    "missing": "is missing",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+    "invalid_key": "keys must be text",
+}
+"""What people read instead of pydantic's words, by the type of the error."""
+
+
+def _keys(fields: Mapping[str, FieldInfo], path: Iterable[int | str]) -> list[str]:
+    """The keys that are known at ``path`` below a model with ``fields``."""
+    levels = dict(fields)
+    for part in path:
+        if part in levels:
+            levels = {
+                name: field
+                for model in _models(levels[str(part)].annotation)
+                for name, field in model.model_fields.items()
+            }
+    return list(levels)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models within a type such as ``tuple[Range, ...] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word[:80], list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with a YAML text, in one line."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply; allowed: keys, lists and one mapping inside another"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+def _choose(trial: Suggests, name: str, choices: tuple[str, ...]) -> str:
+    return choices[0] if len(choices) == 1 else str(trial.suggest_categorical(name, list(choices)))
+
+
+def _draw(trial: Suggests, name: str, bounds: Range) -> float:
+    if bounds.low == bounds.high:
+        return bounds.low
+    return trial.suggest_float(name, bounds.low, bounds.high, log=bounds.scale == "log")
+
+
+def _chosen(name: str, bounds: Range, value: float) -> dict[str, float] | None:
+    """The inverse of :func:`_draw`: the parameter behind ``value``, None where it is out of bounds."""
+    if not bounds.low <= value <= bounds.high:
+        return None
+    return {} if bounds.low == bounds.high else {name: value}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without aliases (a few lines of them can expand to gigabytes), tags, repeated keys and huge
+    integers, and with ``1e-3`` read as the number that people mean."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused("aliases (*name) are not allowed: write the value out", event)
+        if event.tag is not None:
+            raise _refused(f"tags are not allowed, got {_short(event.tag)}: write the plain value", event)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> Any:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = Counter(self.construct_object(key) for key, _ in node.value)
+            raise _refused(f"the key {_short(keys.most_common(1)[0][0])} stands twice", node)
+        return mapping
+
+    def integer(self, node: ScalarNode) -> Any:
+        if len(node.value) > 20:
+            raise _refused(f"a number of {len(node.value)} digits; allowed: up to 20", node)
+        return self.construct_yaml_int(node)
+
+
+def _refused(problem: str, where: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.integer)
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)

@@ -1,0 +1,469 @@
+"""MLflow as a mirror of the study: what arrives, that it arrives once, and that nobody waits for it."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow_server import HORIZON, STARTED, Server, Study, alive, blackhole, children, free_port, wait_until
+
+from autowarmup.errors import InputError, StudyError, TrackingError
+from autowarmup.store import StudyStore
+from autowarmup.tracking import Mirror, check_uri, default_uri, sync, tracking_uri
+
+Content = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _mlflow_imported() -> None:
+    """MLflow's imports warn of what its own dependencies deprecate."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("autowarmup.tracking.mlflow")
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def runs(uri: str, query: str = "") -> list[Any]:
+    mlflow = client(uri)
+    experiment = mlflow.get_experiment_by_name("autowarmup")
+    return list(mlflow.search_runs([experiment.experiment_id], query)) if experiment else []
+
+
+def content(uri: str) -> Content:
+    """Everything that MLflow has, by run name, without the ids that it gave."""
+    mlflow = client(uri)
+    found: Content = {}
+    for run in runs(uri):
+        assert run.info.run_name not in found, f"two runs of {run.info.run_name}"
+        histories = {key: mlflow.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        found[run.info.run_name] = {
+            "info": (run.info.status, run.info.start_time, run.info.end_time),
+            "params": run.data.params,
+            "tags": {key: value for key, value in run.data.tags.items() if key != "mlflow.parentRunId"},
+            "metrics": {
+                key: sorted((point.step, point.timestamp, point.value) for point in history)
+                for key, history in histories.items()
+            },
+        }
+        for key, points in found[run.info.run_name]["metrics"].items():
+            assert len(points) == len({step for step, _, _ in points}), f"{key} has a step twice"
+    return found
+
+
+def statuses(uri: str) -> dict[str, str]:
+    return {run.info.run_name: run.info.status for run in runs(uri)}
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "digits"
+    built = Study(folder)
+    yield built
+    built.store.close()
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study with every outcome, synced to its embedded store."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    built = Study(folder)
+    built.all_outcomes()
+    built.finish()
+    built.store.close()
+    delivery = sync(folder, default_uri(folder))
+    assert delivery.complete
+    assert delivery.trials == 5
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    started = Server(folder)
+    started.start()
+    yield started
+    started.kill()
+
+
+# --- URIs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:5000", "https://ada:secret@host/path", "sqlite:///runs.db"]
+)
+def test_a_uri_that_can_work_is_accepted(uri: str) -> None:
+    check_uri(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        (
+            "mlruns",
+            r"'mlruns' is not supported: it must be an MLflow server \(http://host:5000\) or a database",
+        ),
+        ("file:///tmp/mlruns", "is not supported"),
+        ("databricks", "is not supported"),
+        ("http://", "names no host"),
+        ("http://host:port", "can't be read"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite:////no/such/folder/runs.db", "/no/such/folder doesn't exist"),
+        (
+            "postgresql+nodriver://ada:secret@host/runs",
+            r"ada:\*\*\*@host/runs' needs the Python module nodriver",
+        ),
+    ],
+)
+def test_a_uri_that_cannot_work_is_refused(uri: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        check_uri(uri)
+    assert "secret" not in str(error.value)
+
+
+def test_the_uri_comes_from_the_caller_then_the_environment_then_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri("study") == default_uri("study") == f"sqlite:///{tmp_path}/study/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert tracking_uri("study") == "http://tracker:5000"
+    assert tracking_uri("study", "sqlite:///runs.db") == f"sqlite:///{tmp_path}/runs.db"
+
+
+def test_importing_the_package_imports_neither_mlflow_nor_torch() -> None:
+    program = "import sys, autowarmup.tracking; print({'mlflow', 'torch'} & set(sys.modules))"
+    output = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    assert output.strip() == "set()"
+
+
+# --- What arrives -----------------------------------------------------------------------------------------
+
+
+def test_a_study_is_a_run_and_its_trials_are_nested_in_it(delivered: Path) -> None:
+    found = {run.info.run_name: run for run in runs(default_uri(delivered))}
+    assert sorted(found) == ["digits", *(f"trial {number}" for number in range(5))]
+    parent = found.pop("digits")
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
+    assert parent.data.tags["verdict"] == "tuned"
+    assert parent.data.tags["mlflow.note.content"].startswith("**tuned**: beats both baselines\n\npeak 0.01")
+    assert parent.data.tags["best.shape"] == "polynomial"
+    assert parent.data.params["total_steps"] == "60"
+    assert parent.data.params["task.model"] == "Linear(4, 2)"
+    assert parent.data.metrics["steps_spent"] == 60 + 20 + 32 + 60
+    assert parent.data.metrics["trials_unstable"] == 1
+
+
+def test_statuses_follow_the_outcomes(delivered: Path) -> None:
+    assert statuses(default_uri(delivered)) == {
+        "digits": "FINISHED",
+        "trial 0": "FINISHED",
+        "trial 1": "KILLED",
+        "trial 2": "KILLED",
+        "trial 3": "FAILED",
+        "trial 4": "FINISHED",
+    }
+    times = {
+        run.info.run_name: (run.info.start_time, run.info.end_time) for run in runs(default_uri(delivered))
+    }
+    assert times["trial 0"] == (STARTED * 1000, STARTED * 1000 + 6000)
+
+
+def test_unstable_trials_are_found_by_their_outcome(delivered: Path) -> None:
+    (unstable,) = runs(default_uri(delivered), 'tags.outcome = "unstable"')
+    assert unstable.info.run_name == "trial 2"
+    assert unstable.data.tags["instability"] == "non-finite"
+    assert unstable.data.metrics["instability_step"] == 27
+    assert unstable.data.metrics["instability_rate"] == 0.02
+    assert "not finite since step 27" in unstable.data.tags["mlflow.note.content"]
+    (spiked,) = runs(default_uri(delivered), 'tags.spikes = "1"')
+    assert spiked.info.run_name == "trial 0"
+    (failed,) = runs(default_uri(delivered), 'tags.outcome = "failed"')
+    assert "ValueError: bad batch" in failed.data.tags["mlflow.note.content"]
+
+
+def test_parameters_are_named_as_in_the_schedule(delivered: Path) -> None:
+    (run,) = runs(default_uri(delivered), "attributes.run_name = 'trial 1'")
+    assert run.data.params == {
+        "role": "proposal",
+        "candidate": "1",
+        "seed": "1",
+        "peak": "0.02",
+        "horizon": "60",
+        "warmup_steps": "6",
+        "shape": "polynomial",
+        "power": "2.0",
+        "decay": "cosine",
+        "final_factor": "0.0",
+    }
+
+
+def test_step_metrics_are_those_of_the_trace(delivered: Path) -> None:
+    store = StudyStore(delivered)
+    trial = store.trial(0)
+    store.close()
+    metrics = content(default_uri(delivered))["trial 0"]["metrics"]
+    trace = trial.trace
+    for key, column in (("learning_rate", trace.rate), ("loss", trace.loss), ("grad_norm", trace.grad_norm)):
+        assert [(step, value) for step, _, value in metrics[key]] == list(enumerate(column.tolist()))
+    assert [step for step, _, _ in metrics["val_loss"]] == [20, 40, 60]
+    assert [value for _, _, value in metrics["val_top_1"]] == [0.5, 0.5, 0.5]
+    assert metrics["final_val_loss"][0][2] == trace.checkpoints[-1].val_loss
+    assert metrics["loss"][0][1] == STARTED * 1000 + 100
+
+
+def test_values_that_are_not_finite_are_never_numbers(delivered: Path) -> None:
+    found = content(default_uri(delivered))
+    values = [v for run in found.values() for points in run["metrics"].values() for _, _, v in points]
+    assert all(math.isfinite(value) and abs(value) < 1e300 for value in values)
+    unstable = found["trial 2"]["metrics"]
+    assert [step for step, _, _ in unstable["loss"]] == list(range(27))
+    assert [step for step, _, _ in unstable["learning_rate"]] == list(range(32))
+    assert "val_accuracy" not in unstable
+
+
+def test_artifacts_are_on_the_study(delivered: Path) -> None:
+    uri = default_uri(delivered)
+    (parent,) = runs(uri, "attributes.run_name = 'digits'")
+    names = [file.path for file in client(uri).list_artifacts(parent.info.run_id)]
+    assert names == ["figures", "report.html", "schedule.json"]
+    figures = client(uri).list_artifacts(parent.info.run_id, "figures")
+    assert [file.path for file in figures] == ["figures/best.png"]
+    assert (delivered / "mlartifacts" / parent.info.run_id / "artifacts" / "report.html").exists()
+
+
+def test_long_trials_are_thinned_but_not_around_instabilities(tmp_path: Path) -> None:
+    from autowarmup.tracking.mlflow import trial_points
+
+    study = Study(tmp_path, horizon=10_000)
+    study.add(0)
+    study.segment(0, 0, 4_000, spike=3_003)
+    first = trial_points(study.store.trial(0), delivered=0)
+    study.segment(0, 4_000, 10_000, bad_from=4_002)
+    second = trial_points(study.store.trial(0), delivered=4_000)
+    study.store.close()
+    steps = [point.step for point in first if point.key == "loss"]
+    assert set(range(0, 4_000, 5)) | set(range(2_953, 3_057)) | {3_999} == set(steps)
+    assert len(steps) == len(set(steps))
+    assert [p.step for p in second if p.key == "learning_rate" and p.step > 3_500] == list(
+        range(3_952, 4_007)
+    )
+
+
+# --- Nothing twice ----------------------------------------------------------------------------------------
+
+
+def test_a_second_sync_changes_nothing(delivered: Path) -> None:
+    before = content(default_uri(delivered))
+    assert sync(delivered, default_uri(delivered)).points == 0
+    assert content(default_uri(delivered)) == before
+
+
+def test_a_run_that_a_slow_server_made_twice_is_removed(delivered: Path) -> None:
+    uri = default_uri(delivered)
+    before = content(uri)
+    for run in runs(uri, 'tags.autowarmup.trial = "1"') + runs(uri, "attributes.run_name = 'digits'"):
+        kept = {key: value for key, value in run.data.tags.items() if key.startswith("autowarmup.")}
+        kept.pop("autowarmup.delivered", None)
+        client(uri).create_run(run.info.experiment_id, 1, kept, run.info.run_name)
+    sync(delivered, uri)
+    assert content(uri) == before
+
+
+@pytest.mark.slow
+def test_a_sync_killed_at_any_moment_leaves_nothing_out_and_nothing_twice(
+    study: Study, tmp_path: Path
+) -> None:
+    study.all_outcomes()
+    study.finish()
+    reference = f"sqlite:///{tmp_path / 'reference.db'}"
+    sync(study.folder, reference)
+    uri = default_uri(study.folder)
+    killed, reached = 0, []
+    for delay in (2.0, 3.0, 3.5, *(3.6 + 0.15 * number for number in range(12))):
+        program = f"from autowarmup.tracking import sync; sync({str(study.folder)!r}, {uri!r})"
+        syncing = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+        try:
+            syncing.wait(delay)
+        except subprocess.TimeoutExpired:
+            for process in (*children(syncing.pid), syncing.pid):
+                os.kill(process, signal.SIGKILL)
+                killed += 1
+            syncing.wait()
+        reached.append(len(runs(uri)) if (study.folder / "mlflow.db").exists() else 0)
+    assert killed >= 6
+    sync(study.folder, uri)
+    assert content(uri) == content(reference)
+
+
+@pytest.mark.slow
+def test_two_syncs_at_once_deliver_once(study: Study, tmp_path: Path) -> None:
+    study.all_outcomes()
+    study.finish()
+    uri = default_uri(study.folder)
+    program = f"from autowarmup.tracking import sync; sync({str(study.folder)!r}, {uri!r})"
+    both = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    reference = f"sqlite:///{tmp_path / 'reference.db'}"
+    sync(study.folder, reference)
+    assert content(uri) == content(reference)
+
+
+# --- Nobody waits -----------------------------------------------------------------------------------------
+
+
+def test_a_server_that_never_answers_delays_nobody(study: Study) -> None:
+    with blackhole() as uri:
+        began = time.monotonic()
+        mirror = Mirror(study.folder, uri)
+        study.all_outcomes()
+        study.finish()
+        spent = time.monotonic() - began
+        delivery = mirror.close(timeout_s=4.0)
+    assert spent < 4.0
+    assert (delivery.complete, delivery.delivered) == (False, 0)
+    assert f"`autowarmup sync {study.folder}` delivers the rest" in delivery.message
+    assert mirror.close() == delivery
+
+
+def test_a_sync_that_fails_says_why(study: Study, tmp_path: Path) -> None:
+    study.run(0)
+    with pytest.raises(TrackingError, match=r"known to have 0 of 1 trials .*Max retries exceeded"):
+        sync(study.folder, f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StudyError, match="holds no study"):
+        sync(tmp_path / "nothing")
+    with pytest.raises(InputError, match="is not supported"):
+        Mirror(study.folder, "ftp://host")
+
+
+def test_the_mirror_follows_and_closes(study: Study) -> None:
+    uri = default_uri(study.folder)
+    mirror = Mirror(study.folder)
+    (process,) = children(os.getpid())
+    study.run(0)
+    study.run(1, None)
+    wait_until(lambda: mirror.last.complete and mirror.last.trials == 2, 60)
+    assert statuses(uri) == {"digits": "RUNNING", "trial 0": "FINISHED", "trial 1": "RUNNING"}
+    assert "torch" not in Path(f"/proc/{process}/maps").read_text(encoding="utf-8")
+    assert os.getpriority(os.PRIO_PROCESS, process) > os.getpriority(os.PRIO_PROCESS, 0)
+    study.finish("interrupted")
+    delivery = mirror.close(timeout_s=60.0)
+    assert delivery.complete
+    assert not alive(process)
+    assert statuses(uri) == {"digits": "KILLED", "trial 0": "FINISHED", "trial 1": "KILLED"}
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_mid_study_and_returns_gets_everything(study: Study, server: Server) -> None:
+    mirror = Mirror(study.folder, server.uri)
+    study.run(0)
+    study.add(1)
+    study.segment(1, 0, 20)
+    wait_until(lambda: mirror.last.complete and mirror.last.trials == 2, 60)
+    server.kill()
+    study.segment(1, 20, 40, bad_from=27)
+    study.store.finish(1, "unstable")
+    study.run(2)
+    wait_until(lambda: mirror.last.error is not None, 60)
+    assert mirror.last.delivered == 1
+    server.start()
+    study.run(3, "pruned")
+    wait_until(lambda: mirror.last.complete and mirror.last.trials == 4, 120)
+    study.finish()
+    assert mirror.close(60.0).complete
+    assert len(runs(server.uri, 'tags.outcome = "unstable"')) == 1
+    live = content(server.uri)
+    sync(study.folder)
+    rebuilt = content(default_uri(study.folder))
+    for found in (live, rebuilt):
+        for run in found.values():
+            run["info"] = run["info"][0], run["info"][2]
+    assert live == rebuilt
+    (parent,) = runs(server.uri, "attributes.run_name = 'digits'")
+    names = [file.path for file in client(server.uri).list_artifacts(parent.info.run_id)]
+    assert names == ["figures", "report.html", "schedule.json"]
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_dead_gets_everything_from_a_later_sync(study: Study, server: Server) -> None:
+    server.kill()
+    mirror = Mirror(study.folder, server.uri)
+    study.store.set_meta("mlflow", server.uri)
+    study.all_outcomes()
+    study.finish()
+    delivery = mirror.close(60.0)
+    assert not delivery.complete
+    server.start()
+    assert sync(study.folder).complete
+    assert statuses(server.uri)["digits"] == "FINISHED"
+    assert len(runs(server.uri)) == 6
+
+
+DRIVER = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from mlflow_server import Study
+from autowarmup.tracking import Mirror
+study = Study(Path(sys.argv[2]))
+mirror = Mirror(study.folder)
+study.run(0)
+study.run(1, None)
+while not (mirror.last.complete and mirror.last.trials == 2):
+    time.sleep(0.1)
+if os.fork() == 0:
+    time.sleep(30)
+    os._exit(0)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_killed_leaves_no_process_and_nothing_running(tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"ready\n"
+        mirror, worker = children(driver.pid)
+        driver.kill()
+    wait_until(lambda: not alive(mirror), 30)
+    assert alive(worker), "a worker that holds the driver's pipes keeps nothing alive"
+    os.kill(worker, signal.SIGKILL)
+    uri = default_uri(folder)
+    assert statuses(uri) == {"digits": "KILLED", "trial 0": "FINISHED", "trial 1": "KILLED"}
+
+    resumed = Study(folder)
+    mirror_again = Mirror(folder)
+    wait_until(lambda: statuses(uri)["digits"] == "RUNNING", 30)
+    assert statuses(uri)["trial 1"] == "RUNNING"
+    resumed.segment(1, 20, 40)
+    resumed.segment(1, 40, 60)
+    resumed.store.finish(1, "completed")
+    resumed.finish()
+    resumed.store.close()
+    assert mirror_again.close(60.0).complete
+    assert statuses(uri) == {"digits": "FINISHED", "trial 0": "FINISHED", "trial 1": "FINISHED"}
+    assert len(content(uri)["trial 1"]["metrics"]["loss"]) == HORIZON
