@@ -5,6 +5,8 @@
 'peak 0.003, linear warm-up over 100 steps (10%), cosine decay to 0 at step 1,000'
 """
 
+from typing import TYPE_CHECKING, Any
+
 from autowarmup.autotune import autotune
 from autowarmup.errors import AutowarmupError
 from autowarmup.instability import Detectors, Instability
@@ -12,5 +14,17 @@ from autowarmup.result import TuneResult
 from autowarmup.schedule import Schedule
 from autowarmup.space import SearchSpace
 
+if TYPE_CHECKING:
+    from autowarmup.loop import LoopRun
+
 __version__ = "0.1.0"
-__all__ = ["AutowarmupError", "Detectors", "Instability", "Schedule", "SearchSpace", "TuneResult", "autotune"]
+__all__ = ["AutowarmupError", "Detectors", "Instability", "LoopRun", "Schedule", "SearchSpace", "TuneResult", "autotune"]
+
+
+def __getattr__(name: str) -> Any:
+    """``LoopRun`` when asked for: its module needs torch."""
+    if name == "LoopRun":
+        from autowarmup.loop import LoopRun
+
+        return LoopRun
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

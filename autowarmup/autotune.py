@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from autowarmup.engines.base import Task
     from autowarmup.loop import LoopRun
+    from autowarmup.progress import Progress
     from autowarmup.result import TuneResult
     from autowarmup.trial import Loss, OptimizerFactory
 
@@ -52,7 +53,7 @@ def autotune(
     detectors: Detectors | None = None,
     study: str | Path | None = None,
     mlflow: str | Literal[False] | None = None,
-    progress: bool | None = None,
+    progress: bool | Progress | None = None,
 ) -> TuneResult:
     """Finds the learning-rate warm-up for a model and its data, with the evidence for it.
 
@@ -83,7 +84,8 @@ def autotune(
         detectors: settings of the instability detectors.
         study: the study's folder; left out, one under ``studies/`` named after what is tuned.
         mlflow: a tracking URI; left out, ``MLFLOW_TRACKING_URI`` or a store in the study's folder; False for none.
-        progress: whether to show progress on standard error; left out, where that is a terminal.
+        progress: whether to show progress on standard error; left out, where that is a terminal. Or an object that is
+            told what happens, a :class:`autowarmup.progress.Progress`.
 
     Returns:
         The verdict (tuned, tie or nothing stable), the schedule, every trial and what it cost.
@@ -128,11 +130,11 @@ def autotune(
     folder = Path(study) if study is not None else _default_folder(config)
 
     from autowarmup.engines.local import LocalEngine
-    from autowarmup.progress import Bar, Silent, progress_for
+    from autowarmup.progress import progress_for
     from autowarmup.study import conduct
 
     uri = _tracking_uri(folder, mlflow)
-    shown = progress_for(config.budget) if progress is None else Bar(config.budget) if progress else Silent()
+    shown = progress_for(progress) if progress is None or isinstance(progress, bool) else progress
     return conduct(config, folder, LocalEngine(task, folder / "checkpoints"), shown, uri)
 
 
@@ -148,8 +150,6 @@ def _task(
         return LoopTask(train_fn, current_peak=current_peak or 1e-3, beta2=beta2 or 0.999)
     from autowarmup.trial import ModelTask, TrainSettings
 
-    if not callable(model_fn):
-        raise InputError(f"model_fn must be a function that builds the model, got {type(model_fn).__name__}")
     checked = _checked(TrainSettings, **settings)
     return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=checked)
 

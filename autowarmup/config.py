@@ -41,7 +41,7 @@ class TuneConfig(Frozen):
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
     confirm_seeds: int = Field(default=3, ge=2, le=100)
     cohort: int = Field(default=8, ge=1)
-    steps_per_epoch: int | None = None
+    steps_per_epoch: int | None = Field(default=None, ge=1)
     trivial_loss: float | None = None
     detectors: Detectors = Field(default_factory=Detectors)
     task: dict[str, Any] = Field(default_factory=dict)
@@ -61,12 +61,11 @@ class TuneConfig(Frozen):
     def baselines(self) -> tuple[Schedule, ...]:
         """The schedules that need no search, at today's rate: no warm-up, and the untuned rule."""
         decay = self.space.decay[0]
-        final = self.space.final_factor
         settings: dict[str, Any] = {
             "peak": self.current_peak,
             "horizon": self.total_steps,
             "decay": decay,
-            "final_factor": final if isinstance(final, float) else final.low,
+            "final_factor": self.space.final_factor.low,
         }
         return Schedule(**settings), Schedule.untuned_linear(beta2=self.beta2, **settings)
 

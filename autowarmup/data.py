@@ -145,7 +145,8 @@ def _dataset(data: Any, name: str) -> Any:
         raise InputError(f"no {name} data: {EXPECTED}")
     if isinstance(data, np.ndarray | torch.Tensor):
         data = (data,)
-    if not isinstance(data, tuple | list) or not all(isinstance(part, np.ndarray | torch.Tensor) for part in data):
+    arrays = isinstance(data, tuple | list) and all(isinstance(part, np.ndarray | torch.Tensor) for part in data)
+    if not arrays or not data:
         return data
     tensors = [torch.as_tensor(part) for part in data]
     lengths = [len(tensor) if tensor.dim() else 0 for tensor in tensors]
@@ -159,17 +160,22 @@ def _is_indexed(data: Any) -> bool:
 
 
 def _left_alone(loader: Any, seed: int) -> Iterator[Batch]:
-    """A pass over a loader of the user's; a generator of its own is seeded for it and given its state back."""
-    generators = {
-        id(g): g for owner in (loader, getattr(loader, "sampler", None)) if (g := getattr(owner, "generator", None))
-    }
-    states = [generator.get_state() for generator in generators.values()]
-    for generator in generators.values():
-        generator.manual_seed(seed)
-    batches = iter(loader)
-    first = next(batches, None)
-    for generator, state in zip(generators.values(), states, strict=True):
-        generator.set_state(state)
-    if first is not None:
-        yield first
-        yield from batches
+    """A pass over a loader of the user's, whose own generators, if any, draw from ``seed`` and are never seen changed."""
+    owners = (loader, getattr(loader, "sampler", None))
+    generators = list({id(g): g for owner in owners if (g := getattr(owner, "generator", None))}.values())
+    states = [torch.Generator(g.device).manual_seed(seed).get_state() for g in generators]
+    batches: Iterator[Batch] | None = None
+    while True:
+        theirs = [generator.get_state() for generator in generators]
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        try:
+            batches = batches or iter(loader)
+            batch = next(batches, None)
+            states = [generator.get_state() for generator in generators]
+        finally:
+            for generator, state in zip(generators, theirs, strict=True):
+                generator.set_state(state)
+        if batch is None:
+            return
+        yield batch

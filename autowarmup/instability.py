@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -32,8 +33,15 @@ MAX_SEVERITY = 1e6
 class Instability(Frozen):
     """A detector's verdict.
 
-    ``severity`` is above 0 and grows with the damage; ``step`` and ``rate`` say where it began, ``detected`` the step
-    that gave it away. A fatal one ends the trial; the others (a spike that recovered) are recorded.
+    Args:
+        kind: what happened.
+        severity: above 0, grows with the damage. A climb of the loss counts as its share of the progress made, a
+            collapse as 1 (all is lost), a gradient as the decimal logarithm of how many times too large it is, a
+            stall as 0.1, anything non-finite as 1e6.
+        step, rate: the optimizer step and the learning rate where it began.
+        detected: the step that gave it away.
+        fatal: whether it ends the trial. The others, such as a spike that may recover, are recorded.
+        message: one line for people.
     """
 
     kind: Kind
@@ -56,18 +64,20 @@ class Detectors(Frozen):
         ('non-finite', 1, True)
     """
 
-    spike_sigmas: float = Field(default=6.0, gt=0.0, le=100.0)
-    """A spike exceeds the trend by this many standard deviations of the noise,"""
-    spike_share: float = Field(default=0.15, gt=0.0, le=10.0)
+    spike_noise: float = Field(default=1.5, gt=0.0, le=100.0)
+    """A spike exceeds the trend by this factor more than nine of ten of the last losses strayed from it,"""
+    spike_share: float = Field(default=0.3, gt=0.0, le=10.0)
     """and by this share of the progress made, start less lowest level,"""
-    spike_record: float = Field(default=1.5, ge=1.0, le=100.0)
-    """and by this factor the largest excess of the last 100 steps."""
+    spike_record: float = Field(default=2.0, ge=1.0, le=100.0)
+    """and by this factor the highest such excess of the last 500 steps."""
     patience: float = Field(default=0.06, gt=0.0, le=1.0)
-    """Share of the horizon, but 10 steps at least, that damage lasts before it is fatal."""
+    """Share of the horizon, but 10 to 500 steps, that a loss stays high before that is fatal. Twice as long where it
+    has not come back to its start or to the trivial loss, up to three times where it has never come below that."""
     climb_share: float = Field(default=0.3, gt=0.0, le=10.0)
     """A loss diverges that has climbed this share of the progress made above its lowest level."""
     explosion_factor: float = Field(default=30.0, gt=1.0, le=1e6)
-    """A gradient explodes above this many times the largest norm of the last 100 steps."""
+    """A gradient explodes above this many times the largest norm of the last 40 steps. One step of that is
+    recorded, ten in a row are fatal."""
     vanishing_factor: float = Field(default=1e-3, gt=0.0, lt=1.0)
     """Gradients are dead below this share of their median, the loss not having fallen with them."""
     max_skips: int = Field(default=30, ge=1, le=10_000)
@@ -96,21 +106,25 @@ class Step(NamedTuple):
 class Monitor:
     """Watches one trial. The same observations give the same verdicts, so a resumed trial replays its trace.
 
-    ``events`` holds all verdicts so far.
+    ``events`` holds all verdicts so far, also those that a graver one of the same step hid. A step costs the same
+    however long the run: some 30 microseconds.
     """
+
+    MIN_PATIENCE, MAX_PATIENCE = 10, 500
 
     def __init__(self, detectors: Detectors, horizon: int, trivial_loss: float | None) -> None:
         self.events: list[Instability] = []
         history = History()
-        patience = max(10, round(detectors.patience * horizon))
+        patience = min(max(self.MIN_PATIENCE, round(detectors.patience * horizon)), self.MAX_PATIENCE)
         self._history = history
         self._non_finite = NonFinite(detectors)
         self._finite = (
             Collapse(history, patience, trivial_loss),
-            Divergence(detectors, history, patience),
+            Divergence(detectors, history, patience, trivial_loss),
             Spike(detectors, history, 2 * patience),
             Gradients(detectors),
-            Frozenness(),
+            FrozenLoss(),
+            NothingLearnt(history, horizon),
         )
 
     def observe(self, step: int, rate: float, loss: float, grad_norm: float) -> Instability | None:
@@ -123,14 +137,13 @@ class Monitor:
             grad_norm: the gradient's norm before clipping; NaN: not measured, infinite: measured and not finite.
         """
         observed = Step(step, rate, loss, grad_norm)
-        verdict = self._non_finite.observe(observed)
-        if verdict is None and math.isfinite(loss):
+        verdicts = [self._non_finite.observe(observed)]
+        if verdicts[0] is None and math.isfinite(loss):
             self._history.add(observed)
-            found = [detector.observe(observed) for detector in self._finite]
-            verdict = max((v for v in found if v is not None), key=lambda v: v.fatal, default=None)
-        if verdict is not None:
-            self.events.append(verdict)
-        return verdict
+            verdicts = [detector.observe(observed) for detector in self._finite]
+        reached = [verdict for verdict in verdicts if verdict is not None]
+        self.events += reached
+        return max(reached, key=lambda verdict: verdict.fatal, default=None)
 
 
 def verdict(kind: Kind, since: Step, now: Step, severity: float, fatal: bool, message: str) -> Instability:
@@ -167,8 +180,10 @@ class History:
         self.rates: deque[float] = deque(maxlen=self.WINDOW)
         self.levels: deque[float] = deque(maxlen=2 * self.WINDOW)
         self.excesses: deque[float] = deque(maxlen=self.NOISE)
+        self.norms: deque[float] = deque(maxlen=self.WINDOW)
+        self.first_norm = 0.0
         self.count = 0
-        self.start = self.level = self.recent = self.excess = self.sigma = 0.0
+        self.first = self.start = self.level = self.recent = self.earlier = self.excess = self.sigma = self.reach = 0.0
         self.lowest, self.highest = math.inf, -math.inf
         self.max_rate = 0.0
 
@@ -179,16 +194,29 @@ class History:
             self.excesses.append(self.excess)
             middle = median(self.excesses)
             self.sigma = MAD_TO_SIGMA * median(abs(excess - middle) for excess in self.excesses)
+            self.reach = self._ninth()
         self.losses.append(step.loss)
         self.rates.append(step.rate)
         self.max_rate = max(self.max_rate, step.rate)
+        if math.isfinite(step.grad_norm):
+            self.norms.append(step.grad_norm)
+            if len(self.norms) <= 5:
+                self.first_norm = median(self.norms)
+        if self.count == 1:
+            self.first = step.loss
         if self.count <= 3:
-            self.start = min(self.losses[0], median(self.losses))
-        self.level, self.recent = median(self.losses), median(list(self.losses)[-5:])
+            self.start = median(self.losses)
+        losses = list(self.losses)
+        self.level, self.recent, self.earlier = median(losses), median(losses[-5:]), median(losses[:10])
         self.levels.append(self.level)
         if self.count >= 5:
             self.lowest = min(self.lowest, self.level)
             self.highest = max(self.highest, self.level)
+
+    def _ninth(self) -> float:
+        """What nine of ten excesses stay below, the last four, which may be a spike's, left out."""
+        sizes = sorted(abs(excess) for excess in list(self.excesses)[:-4])
+        return sizes[int(0.9 * len(sizes))] if sizes else 0.0
 
     def _expected(self) -> float:
         """The next loss on the line through the medians of the window's two halves, not below its lowest half."""
@@ -203,18 +231,28 @@ class History:
 
     @property
     def wander(self) -> float:
-        """How far the levels of a run that goes nowhere range: the range of n normal values is about
-        ``2 sqrt(2 ln n)`` standard deviations; one more for safety."""
-        return self.error * (1.0 + 2.0 * math.sqrt(2.0 * math.log(1.0 + self.count / self.WINDOW)))
+        """How far the levels of a run that goes nowhere range: n normal values, ``2 sqrt(2 ln n)`` standard
+        deviations at most, asymptotically. Cramér 1946, Mathematical Methods of Statistics, section 28.6."""
+        return self.error * 2.0 * math.sqrt(2.0 * math.log(1.0 + self.count / self.WINDOW))
 
     @property
     def progress(self) -> float:
-        """How far the loss has come; at the very start a twentieth of the loss, for want of anything better."""
-        return max(self.start - self.lowest, 0.05 * abs(self.start))
+        """How far the loss has come; three tenths of its start at least, for want of anything better."""
+        return max(self.start - self.lowest, 0.3 * abs(self.start))
+
+    def share(self, height: float) -> float:
+        """A climb as a share of the progress; 1 where there is nothing to compare it with."""
+        return height / self.progress if self.progress else 1.0
+
+    @property
+    def calm(self) -> bool:
+        """Whether the gradients have shrunk to a third of the first ones."""
+        return len(self.norms) == self.WINDOW and median(self.norms) < self.first_norm / 3
 
     @property
     def falling(self) -> bool:
-        return self.level < self.levels[0] - 3 * self.error
+        """Over two windows, or, as after a spike, within this one."""
+        return self.level < self.levels[0] - 2 * self.error or self.recent < self.earlier - 1.4 * self.sigma
 
     @property
     def rate_rising(self) -> bool:
@@ -240,79 +278,119 @@ class NonFinite:
         return verdict("non-finite", step, step, MAX_SEVERITY, True, "the gradient is not finite")
 
 
+class Lasting:
+    """How long damage has lasted. Noise interrupts it now and then: a step without it takes two steps back."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.since: Step | None = None
+
+    def add(self, step: Step, damaged: bool) -> None:
+        self.steps = self.steps + 1 if damaged else max(0, self.steps - 2)
+        if self.steps == 0:
+            self.since = None
+        elif self.since is None:
+            self.since = step
+
+
 class Collapse:
     """The loss is back at the trivial predictor's, or has never come below it although the rate has been high."""
 
     NEAR = 0.2
+    """The loss is back that has lost all but this share of what it had gained on the trivial one."""
+    SMALLEST = 0.01
+    """Gains below this share of the trivial loss are none."""
+    CALM, STUCK = 1, 3
+    """How many times the patience a loss may be stuck, with gradients that have shrunk and with others."""
 
     def __init__(self, history: History, patience: int, trivial: float | None) -> None:
         self.history, self.patience, self.trivial = history, patience, trivial
-        self.since: Step | None = None
-        self.done = False
+        self.lost, self.stuck = Lasting(), Lasting()
 
     def observe(self, step: Step) -> Instability | None:
         history = self.history
-        if self.trivial is None or self.done or history.count < history.WINDOW:
+        if self.trivial is None or history.count < history.WINDOW:
             return None
-        patience = self._patience(step, self.trivial)
-        if patience is None:
-            self.since = None
-            return None
-        self.since = self.since or step
-        if step.number - self.since.number < patience:
-            return None
-        self.done = True
-        message = f"the loss sits at {history.level:.4g}; predicting without the input gives {self.trivial:.4g}"
-        return verdict("silent-failure", self.since, step, 1.0, True, message)
+        near = self._near(self.trivial)
+        self.lost.add(step, near and self._learnt(self.trivial))
+        self.stuck.add(step, near and self._stuck(self.trivial, step.rate))
+        patience_if_stuck = (self.CALM if history.calm else self.STUCK) * self.patience
+        for lasting, patience in (self.lost, self.patience), (self.stuck, patience_if_stuck):
+            if lasting.since is not None and lasting.steps >= patience and near:
+                message = f"the loss sits at {history.level:.4g}; ignoring the input would give {self.trivial:.4g}"
+                return verdict("silent-failure", lasting.since, step, 1.0, True, message)
+        return None
 
-    def _patience(self, step: Step, trivial: float) -> int | None:
-        """How long the loss may stay where it is now; None: as long as it likes."""
+    def _near(self, trivial: float) -> bool:
+        """At the trivial loss or above, and staying there."""
         history = self.history
-        learnt = trivial - history.lowest
-        near = trivial - max(2 * history.error, self.NEAR * learnt)
-        if min(history.level, history.recent) < near or history.falling:
-            return None
-        climb = history.level - history.lowest
-        if learnt > 0.01 * abs(trivial) and climb > history.wander:
-            return self.patience
+        slack = max(2 * history.error, self.NEAR * (trivial - history.lowest))
+        return min(history.level, history.recent) > trivial - slack and not history.falling
+
+    def _learnt(self, trivial: float) -> bool:
+        """The loss had been below the trivial one, and has climbed since."""
+        history = self.history
+        gain = trivial - history.lowest
+        return gain > self.SMALLEST * abs(trivial) and history.level - history.lowest > history.wander
+
+    def _stuck(self, trivial: float, rate: float) -> bool:
+        """Training has moved the loss, to no avail, and the rate is as high as it gets. A loss that has not moved
+        yet has not started, and one on its way down from its start has not arrived."""
+        history = self.history
+        way_down = 0.25 * (history.start - trivial)
+        arrived = history.level - trivial < max(way_down, 0.1 * abs(trivial)) or history.level > history.start
         moved = history.highest - history.lowest > max(2 * history.wander, 0.05 * abs(trivial))
-        started = not history.rate_rising and step.rate > 0.5 * history.max_rate
-        return 2 * self.patience if moved and started else None
+        worse = history.level - max(history.start, trivial) > max(3 * history.error, 0.05 * abs(trivial))
+        return arrived and (moved or worse) and rate > 0.5 * history.max_rate and self._rate_was_high(rate)
+
+    def _rate_was_high(self, rate: float) -> bool:
+        """The rate has stopped rising, or doubled since the loss got stuck."""
+        since = self.stuck.since
+        return not self.history.rate_rising or (since is not None and rate > 2 * since.rate)
 
 
 class Divergence:
     """The loss stays above its start, or has climbed back a good part of the way there and stays."""
 
-    def __init__(self, detectors: Detectors, history: History, patience: int) -> None:
-        self.share, self.history, self.patience = detectors.climb_share, history, patience
-        self.since: Step | None = None
-        self.done = False
+    FAR_STEPS = 10
+
+    def __init__(self, detectors: Detectors, history: History, patience: int, trivial: float | None) -> None:
+        self.share, self.history, self.patience, self.trivial = detectors.climb_share, history, patience, trivial
+        self.above, self.climbed = Lasting(), Lasting()
 
     def observe(self, step: Step) -> Instability | None:
         history = self.history
-        if self.done or history.count < 8:
+        if history.count < self.FAR_STEPS:
             return None
-        above_start = history.recent > history.start + max(5 * history.sigma, 0.25 * abs(history.start))
-        climbed = history.recent > history.lowest + max(6 * history.error, self.share * history.progress)
-        if not (above_start or climbed) or history.falling:
-            self.since = None
-            return None
-        self.since = self.since or step
-        if step.number - self.since.number < (self.patience if above_start else 2 * self.patience):
-            return None
-        self.done = True
-        severity = (history.recent - history.lowest) / history.progress if history.progress else 1.0
-        message = f"the loss climbed from {history.lowest:.4g} to {history.recent:.4g} and stays there"
-        return verdict("divergence", self.since, step, severity, True, message)
+        staying, far = not history.falling, self._far_above()
+        climb = history.level - history.lowest
+        above = history.level - history.start > max(4 * history.error, 0.25 * abs(history.start))
+        self.above.add(step, far or (staying and above))
+        self.climbed.add(step, staying and climb > max(history.wander, self.share * history.progress))
+        for lasting, patience in (self.above, self.patience), (self.climbed, 2 * self.patience):
+            if lasting.since is not None and lasting.steps >= patience and (staying or far):
+                message = f"the loss climbed from {history.lowest:.4g} to {history.level:.4g} and stays there"
+                return verdict("divergence", lasting.since, step, history.share(climb), True, message)
+        return None
+
+    def _far_above(self) -> bool:
+        """All of the last losses are several times the start. Without a warm-up the second step may have blown up
+        already: then the first loss is the start, the trivial one at least."""
+        history, start = self.history, self.history.start
+        if self.trivial is not None:
+            start = min(start, max(history.first, self.trivial))
+        return min(list(history.losses)[-self.FAR_STEPS :]) > start + 3 * abs(start)
 
 
 class Spike:
-    """Two of three losses far above their trend; fatal if the loss has not come half the way back in time."""
+    """Three of four losses far above their trend; fatal if the loss has not come half the way back in time."""
+
+    MEMORY = 500
 
     def __init__(self, detectors: Detectors, history: History, patience: int) -> None:
         self.settings, self.history, self.patience = detectors, history, patience
-        self.excesses: deque[float] = deque(maxlen=100)
-        self.high: deque[Step | None] = deque(maxlen=3)
+        self.last: deque[tuple[float, Step]] = deque(maxlen=4)
+        self.heights: deque[float] = deque(maxlen=self.MEMORY)
         self.since: Step | None = None
         self.base = self.peak = 0.0
 
@@ -324,30 +402,30 @@ class Spike:
     def _look(self, step: Step) -> Instability | None:
         """Whether a spike begins."""
         history, settings = self.history, self.settings
+        self.last.append((history.excess, step))
+        if len(self.last) < 4:
+            return None
+        height = sorted(excess for excess, _ in self.last)[1]
         threshold = max(
-            settings.spike_sigmas * history.sigma,
-            settings.spike_record * max(self.excesses, default=0.0),
+            settings.spike_noise * history.reach,
+            settings.spike_record * max(self.heights, default=0.0),
             settings.spike_share * history.progress,
         )
-        outlier = history.excess > threshold and len(self.excesses) >= 8
-        self.high.append(step if outlier else None)
-        high = [past for past in self.high if past is not None]
-        if not outlier:
-            self.excesses.append(history.excess)
-        if len(high) < 2:
+        if height <= threshold or len(self.heights) < 8:
+            self.heights.append(height)
             return None
-        self.since, self.peak = high[0], min(past.loss for past in high)
-        self.base = self.peak - history.excess
+        self.since = next(past for excess, past in self.last if excess >= height)
+        self.peak = self.since.loss
+        self.base = self.peak - height
         message = f"the loss jumped from {self.base:.4g} to {self.peak:.4g}"
-        severity = history.excess / history.progress if history.progress else 1.0
-        return verdict("spike", self.since, step, severity, False, message)
+        return verdict("spike", self.since, step, history.share(height), False, message)
 
     def _watch(self, step: Step) -> Instability | None:
         """Whether the spike that began has recovered."""
         assert self.since is not None
         if self.history.recent < 0.5 * (self.base + self.peak):
             self.since = None
-            self.high.clear()
+            self.last.clear()
             return None
         if step.number - self.since.number != self.patience:
             return None
@@ -359,10 +437,13 @@ class Gradients:
     """Norms that explode, or die while the loss does not."""
 
     BEFORE_FATAL = 10
+    """Consecutive steps."""
+    ALIVE = 20
+    """Steps with a gradient before one can die; what converges sooner is a toy."""
 
     def __init__(self, detectors: Detectors) -> None:
         self.settings = detectors
-        self.norms: deque[float] = deque(maxlen=100)
+        self.norms: deque[float] = deque(maxlen=40)
         self.losses: deque[float] = deque(maxlen=20)
         self.high: list[Step] = []
         self.dead: list[Step] = []
@@ -374,9 +455,10 @@ class Gradients:
         self.losses.append(step.loss)
         exploding = dead = False
         if len(self.norms) >= 8:
-            exploding = norm > self.settings.explosion_factor * max(self.norms)
-            dead = norm < self.settings.vanishing_factor * median(list(self.norms)[-20:])
-            dead = dead and step.loss > 0.1 * median(self.losses)
+            exploding = norm > self.settings.explosion_factor * max(self.norms) > 0
+        if len(self.norms) >= self.ALIVE:
+            dead = norm < self.settings.vanishing_factor * median(list(self.norms)[-self.ALIVE :])
+            dead = dead and abs(step.loss) > 0.1 * abs(median(self.losses))
         self.high = [*self.high, step] if exploding else []
         self.dead = [*self.dead, step] if dead else []
         if not exploding and not dead:
@@ -384,33 +466,61 @@ class Gradients:
         if len(self.high) in (1, self.BEFORE_FATAL):
             fatal = len(self.high) > 1
             factor = norm / max(self.norms)
-            message = f"the gradient's norm of {norm:.3g} is {factor:.3g} times the largest of the last 100 steps"
-            return verdict("gradient-explosion", self.high[0], step, factor, fatal, message)
+            message = f"the gradient's norm of {norm:.3g} is {factor:.3g} times the largest of the last 40 steps"
+            return verdict("gradient-explosion", self.high[0], step, math.log10(factor), fatal, message)
         if len(self.dead) == self.BEFORE_FATAL:
-            return verdict("silent-failure", self.dead[0], step, 1.0, True, f"the gradient died: its norm is {norm:.3g}")
+            return verdict(
+                "silent-failure", self.dead[0], step, 1.0, True, f"the gradient died: its norm is {norm:.3g}"
+            )
         return None
 
 
-class Frozenness:
-    """The very same loss for ten steps, after losses that never repeated themselves."""
+class FrozenLoss:
+    """The very same loss ten times in a row. Fatal where the losses before it differed from one another: a fault.
+    A run on one batch gets there by converging, and a loss of exactly 0 is a success; neither is a fault."""
 
     REPEATS = 10
+    BEFORE = 20
+    CONVERGED = 1e-4
+    """Changes below this share of the loss are those of a converging run."""
 
     def __init__(self) -> None:
-        self.last: Step | None = None
-        self.first: Step | None = None
+        self.last: deque[Step] = deque(maxlen=self.BEFORE + self.REPEATS)
         self.repeats = 0
-        self.changes = 0
 
     def observe(self, step: Step) -> Instability | None:
-        repeated = self.last is not None and self.last.loss == step.loss
-        if not repeated:
-            self.changes = self.changes + 1 if self.repeats == 0 else 0
-            self.first, self.repeats = step, 0
-        self.last = step
-        self.repeats += repeated
+        self.repeats = self.repeats + 1 if self.last and self.last[-1].loss == step.loss else 1
+        self.last.append(step)
         if self.repeats != self.REPEATS or step.loss == 0.0:
             return None
-        assert self.first is not None
-        fatal = self.changes > 20
-        return verdict("stall", self.first, step, 1.0, fatal, f"the loss is frozen at {step.loss:.6g}")
+        first = self.last[-self.REPEATS]
+        return verdict("stall", first, step, 0.1, self._is_fault(), f"the loss is frozen at {step.loss:.6g}")
+
+    def _is_fault(self) -> bool:
+        losses = [past.loss for past in self.last][: -self.REPEATS + 1]
+        changes = [abs(after - before) for before, after in pairwise(losses)]
+        differed = len(changes) == self.BEFORE and changes.count(0.0) <= 2
+        return differed and median(changes) > self.CONVERGED * abs(losses[-1])
+
+
+class NothingLearnt:
+    """A loss that has not left its start although the rate has stopped rising. Told once, and never fatal: a slow
+    starter looks the same."""
+
+    LEAST = 100
+
+    def __init__(self, history: History, horizon: int) -> None:
+        self.history, self.limit = history, max(self.LEAST, horizon // 4)
+        self.idle = 0
+        self.since: Step | None = None
+
+    def observe(self, step: Step) -> Instability | None:
+        history = self.history
+        idle = abs(history.level - history.start) <= max(history.wander, 2 * history.sigma) and not history.rate_rising
+        self.idle = self.idle + 1 if idle else 0
+        if self.idle == 1:
+            self.since = step
+        if self.idle != self.limit or self.since is None or history.start == 0.0:
+            return None
+        message = f"the loss has not left its start of {history.start:.4g} for {self.limit} steps"
+        return verdict("stall", self.since, step, 0.1, False, message)

@@ -35,7 +35,7 @@ class ScheduleLR(LRScheduler):
 
     Example:
         >>> import torch
-        >>> from autowarmup.schedule import Schedule
+        >>> from autowarmup import Schedule
         >>> weight = torch.nn.Parameter(torch.zeros(1))
         >>> optimizer = torch.optim.SGD([weight], lr=0.1)
         >>> schedule = Schedule(peak=1.0, horizon=10, warmup_steps=3, shape="linear")

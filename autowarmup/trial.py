@@ -78,6 +78,11 @@ class ModelTask:
         metrics: dict[str, Loss] | None = None,
         settings: TrainSettings | None = None,
     ) -> None:
+        if not callable(model_fn) or isinstance(model_fn, nn.Module):
+            raise InputError(
+                f"model_fn must be a function that builds a fresh model, got {type(model_fn).__name__}: "
+                f"for a class or a call, pass lambda: YourModel(...)"
+            )
         self.settings = settings or TrainSettings()
         self.device = _device(self.settings.device)
         self.model_fn = model_fn

@@ -92,7 +92,7 @@ class FakeStudy:
         steps = round(self.random.uniform(0, math.sqrt(0.3 * HORIZON)) ** 2)
         shape = str(self.random.choice(shapes)) if steps else "none"
         steps = 0 if shape == "none" else steps
-        return Schedule(peak=peak, horizon=HORIZON, warmup_steps=steps, shape=shape)  # type: ignore[arg-type]
+        return Schedule(peak=peak, horizon=HORIZON, warmup_steps=steps, shape=shape)
 
     def _final(self, schedule: Schedule) -> float:
         share = schedule.duration / HORIZON

@@ -51,9 +51,7 @@ class Study:
         self.store.set_meta("status", "running")
 
     def add(self, number: int) -> TrialSpec:
-        schedule = Schedule(
-            peak=0.01 * (number + 1), horizon=self.horizon, warmup_steps=6, shape=Polynomial(power=2)
-        )
+        schedule = Schedule(peak=0.01 * (number + 1), horizon=self.horizon, warmup_steps=6, shape=Polynomial(power=2))
         spec = TrialSpec(number=number, candidate=number, role="proposal", seed=number % 2, schedule=schedule)
         self.store.add_trial(spec)
         return spec
@@ -79,9 +77,7 @@ class Study:
             loss[steps > bad_from] = math.nan
             norm[steps >= bad_from] = math.inf
         value = 2.5 if bad_from is None else math.nan
-        checkpoint = Checkpoint(
-            end, value * math.exp(-end / 20.0), value, {"top@1": 0.5, "accuracy": math.nan}
-        )
+        checkpoint = Checkpoint(end, value * math.exp(-end / 20.0), value, {"top@1": 0.5, "accuracy": math.nan})
         self.store.add_report(
             Report(
                 number,
@@ -100,9 +96,7 @@ class Study:
         """A whole trial that ends with ``outcome``; None leaves it open after its first segment."""
         self.add(number)
         if outcome == "failed":
-            self.segment(
-                number, 0, RUNGS[0], error="Traceback (most recent call last):\nValueError: bad batch"
-            )
+            self.segment(number, 0, RUNGS[0], error="Traceback (most recent call last):\nValueError: bad batch")
         elif outcome == "unstable":
             self.segment(number, 0, RUNGS[0])
             self.segment(number, RUNGS[0], RUNGS[1], bad_from=27)
@@ -146,16 +140,22 @@ def instability(kind: Kind, step: int, *, fatal: bool) -> Instability:
 
 
 class Server:
-    """``mlflow server`` with one worker, on a free port of 127.0.0.1; can be killed and started again."""
+    """``mlflow server`` with one worker, on a free port of 127.0.0.1; can be killed and started again.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where it works, and keeps its runs unless ``store`` says otherwise.
+        store: the URI of an existing store; the command is then ``mlflow ui``.
+    """
+
+    def __init__(self, folder: Path, store: str | None = None) -> None:
         self.folder, self.port = folder, free_port()
+        self.command, self.store = "ui" if store else "server", store or f"sqlite:///{folder / 'server.db'}"
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
+        command = [sys.executable, "-m", "mlflow", self.command, "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", self.store]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "server.log").open("ab") as log:

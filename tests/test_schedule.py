@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -29,6 +29,9 @@ from autowarmup.schedule import (
     duration_steps,
     parse_duration,
 )
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 RAMPS = ("linear", "polynomial", "sqrt", "exponential", "cosine")
 RULES = ("untuned-linear", "untuned-exponential", "radam", "gi-adam")

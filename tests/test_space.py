@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -17,6 +17,9 @@ from autowarmup.errors import InputError, SpaceError
 from autowarmup.result import TuneResult
 from autowarmup.schedule import Polynomial, Schedule, UntunedLinear, WarmupStableDecay
 from autowarmup.space import DurationRange, PeakRange, Range, SearchSpace, explain, presets
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 PEAK = PeakRange(low=1e-4, high=1e-1)
 PRESETS = ["default", "fine-tuning", "from-scratch-sgd", "large-batch-cnn", "transformer-pretraining"]
@@ -402,7 +405,9 @@ def test_the_baselines_as_parameters(name: str) -> None:
             assert baseline.duration not in range(*space.warmup.steps(1000, None))
             continue
         study.enqueue_trial(params)
-        schedule = space.suggest(study.ask(), PEAK, 1000)
+        trial = study.ask()
+        schedule = space.suggest(trial, PEAK, 1000)
+        assert trial.params == params  # nothing is left to chance
         assert schedule.duration == baseline.duration
         assert schedule.lr_at(500) == pytest.approx(baseline.lr_at(500), rel=0.2)
 

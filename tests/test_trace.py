@@ -7,10 +7,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autowarmup.trace import Checkpoint, Trace
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_server import HORIZON, STARTED, Server, Study, alive, blackhole, children, free_port, wait_until
 
 from autowarmup.errors import InputError, StudyError, TrackingError
 from autowarmup.store import StudyStore
-from autowarmup.tracking import Mirror, check_uri, default_uri, sync, tracking_uri
+from autowarmup.tracking import Delivery, Mirror, check_uri, default_uri, sync, tracking_uri
+from tests.mlflow_server import HORIZON, STARTED, Server, Study, alive, blackhole, children, free_port, wait_until
 
 Content = dict[str, dict[str, Any]]
 
@@ -66,13 +69,19 @@ def content(uri: str) -> Content:
     return found
 
 
+def deliver(folder: Path, uri: str) -> Delivery:
+    """A pass in this process, as :func:`sync` runs it in another."""
+    from autowarmup.tracking.mlflow import Syncer
+
+    return Syncer(folder, uri).attempt(driven=False)
+
+
 def statuses(uri: str) -> dict[str, str]:
     return {run.info.run_name: run.info.status for run in runs(uri)}
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def study(tmp_path: Path) -> Iterator[Study]:
     folder = tmp_path / "digits"
     built = Study(folder)
     yield built
@@ -106,9 +115,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 # --- URIs -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:5000", "https://ada:secret@host/path", "sqlite:///runs.db"]
-)
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "https://ada:secret@host/path", "sqlite:///runs.db"])
 def test_a_uri_that_can_work_is_accepted(uri: str) -> None:
     check_uri(uri)
 
@@ -152,9 +159,7 @@ def test_the_uri_comes_from_the_caller_then_the_environment_then_the_study(
 
 def test_importing_the_package_imports_neither_mlflow_nor_torch() -> None:
     program = "import sys, autowarmup.tracking; print({'mlflow', 'torch'} & set(sys.modules))"
-    output = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    ).stdout
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert output.strip() == "set()"
 
 
@@ -184,9 +189,7 @@ def test_statuses_follow_the_outcomes(delivered: Path) -> None:
         "trial 3": "FAILED",
         "trial 4": "FINISHED",
     }
-    times = {
-        run.info.run_name: (run.info.start_time, run.info.end_time) for run in runs(default_uri(delivered))
-    }
+    times = {run.info.run_name: (run.info.start_time, run.info.end_time) for run in runs(default_uri(delivered))}
     assert times["trial 0"] == (STARTED * 1000, STARTED * 1000 + 6000)
 
 
@@ -266,9 +269,7 @@ def test_long_trials_are_thinned_but_not_around_instabilities(tmp_path: Path) ->
     steps = [point.step for point in first if point.key == "loss"]
     assert set(range(0, 4_000, 5)) | set(range(2_953, 3_057)) | {3_999} == set(steps)
     assert len(steps) == len(set(steps))
-    assert [p.step for p in second if p.key == "learning_rate" and p.step > 3_500] == list(
-        range(3_952, 4_007)
-    )
+    assert [p.step for p in second if p.key == "learning_rate" and p.step > 3_500] == list(range(3_952, 4_007))
 
 
 # --- Nothing twice ----------------------------------------------------------------------------------------
@@ -276,45 +277,65 @@ def test_long_trials_are_thinned_but_not_around_instabilities(tmp_path: Path) ->
 
 def test_a_second_sync_changes_nothing(delivered: Path) -> None:
     before = content(default_uri(delivered))
-    assert sync(delivered, default_uri(delivered)).points == 0
+    assert deliver(delivered, default_uri(delivered)).points == 0
     assert content(default_uri(delivered)) == before
 
 
 def test_a_run_that_a_slow_server_made_twice_is_removed(delivered: Path) -> None:
     uri = default_uri(delivered)
     before = content(uri)
-    for run in runs(uri, 'tags.autowarmup.trial = "1"') + runs(uri, "attributes.run_name = 'digits'"):
+    for run in runs(uri, "attributes.run_name = 'trial 1'") + runs(uri, "attributes.run_name = 'digits'"):
         kept = {key: value for key, value in run.data.tags.items() if key.startswith("autowarmup.")}
         kept.pop("autowarmup.delivered", None)
         client(uri).create_run(run.info.experiment_id, 1, kept, run.info.run_name)
-    sync(delivered, uri)
+    assert deliver(delivered, uri).complete
+    assert content(uri) == before
+
+
+def test_a_segment_that_was_sent_but_not_marked_is_not_there_twice(delivered: Path) -> None:
+    uri = default_uri(delivered)
+    before = content(uri)
+    for run in runs(uri, "tags.outcome LIKE '%'"):
+        client(uri).delete_tag(run.info.run_id, "autowarmup.delivered")
+    assert deliver(delivered, uri).points > 400
     assert content(uri) == before
 
 
 @pytest.mark.slow
-def test_a_sync_killed_at_any_moment_leaves_nothing_out_and_nothing_twice(
-    study: Study, tmp_path: Path
-) -> None:
+def test_a_sync_killed_at_any_moment_leaves_nothing_out_and_nothing_twice(tmp_path: Path) -> None:
+    study = Study(tmp_path / "digits", horizon=1_800)
     study.all_outcomes()
+    study.add(5)
+    study.segment(5, 0, 900)
+    study.segment(5, 900, 1_800)
+    study.store.finish(5, "completed")
     study.finish()
     reference = f"sqlite:///{tmp_path / 'reference.db'}"
     sync(study.folder, reference)
     uri = default_uri(study.folder)
-    killed, reached = 0, []
-    for delay in (2.0, 3.0, 3.5, *(3.6 + 0.15 * number for number in range(12))):
-        program = f"from autowarmup.tracking import sync; sync({str(study.folder)!r}, {uri!r})"
+    program = f"from autowarmup.tracking import sync; sync({str(study.folder)!r}, {uri!r})"
+    killed_at: list[int] = []
+    for moment in (-1, 0, 1, 2, 700, 1_500, 2_500, 3_500, 4_500, 5_500, 5_950):
         syncing = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-        try:
-            syncing.wait(delay)
-        except subprocess.TimeoutExpired:
+        while syncing.poll() is None and rows(study.folder) < moment:
+            time.sleep(0.01)
+        if syncing.poll() is None:
             for process in (*children(syncing.pid), syncing.pid):
                 os.kill(process, signal.SIGKILL)
-                killed += 1
-            syncing.wait()
-        reached.append(len(runs(uri)) if (study.folder / "mlflow.db").exists() else 0)
-    assert killed >= 6
+            killed_at.append(rows(study.folder))
+        syncing.wait()
+    assert len({at for at in killed_at if at > 0}) >= 5, killed_at
     sync(study.folder, uri)
     assert content(uri) == content(reference)
+
+
+def rows(folder: Path) -> int:
+    """How far a sync into the embedded store is: -2 before it is being created, -1 from then on, then rows."""
+    if not (folder / "mlflow.db").exists():
+        return -1 if list(folder.glob("mlflow.db.*")) else -2
+    with closing(sqlite3.connect(f"file:{folder / 'mlflow.db'}?mode=ro", uri=True)) as db:
+        (found,) = db.execute("SELECT (SELECT count(*) FROM runs) + (SELECT count(*) FROM metrics)").fetchone()
+    return int(found)
 
 
 @pytest.mark.slow
@@ -341,7 +362,7 @@ def test_a_server_that_never_answers_delays_nobody(study: Study) -> None:
         study.finish()
         spent = time.monotonic() - began
         delivery = mirror.close(timeout_s=4.0)
-    assert spent < 4.0
+    assert spent < 8.0
     assert (delivery.complete, delivery.delivered) == (False, 0)
     assert f"`autowarmup sync {study.folder}` delivers the rest" in delivery.message
     assert mirror.close() == delivery
@@ -350,7 +371,8 @@ def test_a_server_that_never_answers_delays_nobody(study: Study) -> None:
 def test_a_sync_that_fails_says_why(study: Study, tmp_path: Path) -> None:
     study.run(0)
     with pytest.raises(TrackingError, match=r"known to have 0 of 1 trials .*Max retries exceeded"):
-        sync(study.folder, f"http://127.0.0.1:{free_port()}")
+        sync(study.folder, f"http://ada:secret@127.0.0.1:{free_port()}")
+    assert "secret" not in (study.folder / "mlflow.log").read_text(encoding="utf-8")
     with pytest.raises(StudyError, match="holds no study"):
         sync(tmp_path / "nothing")
     with pytest.raises(InputError, match="is not supported"):
@@ -359,8 +381,9 @@ def test_a_sync_that_fails_says_why(study: Study, tmp_path: Path) -> None:
 
 def test_the_mirror_follows_and_closes(study: Study) -> None:
     uri = default_uri(study.folder)
+    before = set(children(os.getpid()))
     mirror = Mirror(study.folder)
-    (process,) = children(os.getpid())
+    (process,) = set(children(os.getpid())) - before
     study.run(0)
     study.run(1, None)
     wait_until(lambda: mirror.last.complete and mirror.last.trials == 2, 60)
@@ -372,6 +395,29 @@ def test_the_mirror_follows_and_closes(study: Study) -> None:
     assert delivery.complete
     assert not alive(process)
     assert statuses(uri) == {"digits": "KILLED", "trial 0": "FINISHED", "trial 1": "KILLED"}
+
+
+def test_a_mirror_that_dies_is_reported(study: Study) -> None:
+    before = set(children(os.getpid()))
+    mirror = Mirror(study.folder)
+    (process,) = set(children(os.getpid())) - before
+    os.kill(process, signal.SIGKILL)
+    study.run(0)
+    delivery = mirror.close()
+    assert not delivery.complete
+    assert "died with status -9" in delivery.message
+
+
+@pytest.mark.slow
+def test_a_study_that_another_process_drives_is_still_running(study: Study) -> None:
+    study.run(0, None)
+    uri = default_uri(study.folder)
+    with (study.folder / "study.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert sync(study.folder).complete
+        assert statuses(uri) == {"digits": "RUNNING", "trial 0": "RUNNING"}
+    assert sync(study.folder).complete
+    assert statuses(uri) == {"digits": "KILLED", "trial 0": "KILLED"}
 
 
 @pytest.mark.slow
@@ -424,13 +470,13 @@ DRIVER = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from mlflow_server import Study
+from tests.mlflow_server import Study
 from autowarmup.tracking import Mirror
 study = Study(Path(sys.argv[2]))
 mirror = Mirror(study.folder)
 study.run(0)
 study.run(1, None)
-while not (mirror.last.complete and mirror.last.trials == 2):
+while sys.argv[3] == "following" and not (mirror.last.complete and mirror.last.trials == 2):
     time.sleep(0.1)
 if os.fork() == 0:
     time.sleep(30)
@@ -441,13 +487,16 @@ time.sleep(300)
 
 
 @pytest.mark.slow
-def test_a_driver_killed_leaves_no_process_and_nothing_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["starting", "following"])
+def test_a_driver_killed_leaves_no_process_and_nothing_running(moment: str, tmp_path: Path) -> None:
     folder = tmp_path / "digits"
-    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), str(folder)]
+    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parents[1]), str(folder), moment]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == b"ready\n"
         mirror, worker = children(driver.pid)
+        if moment == "starting":
+            wait_until(lambda: (folder / "mlflow.db").exists(), 60)
         driver.kill()
     wait_until(lambda: not alive(mirror), 30)
     assert alive(worker), "a worker that holds the driver's pipes keeps nothing alive"
@@ -467,3 +516,57 @@ def test_a_driver_killed_leaves_no_process_and_nothing_running(tmp_path: Path) -
     assert mirror_again.close(60.0).complete
     assert statuses(uri) == {"digits": "FINISHED", "trial 0": "FINISHED", "trial 1": "FINISHED"}
     assert len(content(uri)["trial 1"]["metrics"]["loss"]) == HORIZON
+
+
+# --- What people see --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1600,1000",
+        f"--user-data-dir={tmp_path / 'chromium'}",
+    ):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_mlflow_ui_lists_the_study_and_its_trials(delivered: Path, tmp_path: Path, browser: Any) -> None:
+    ui = Server(tmp_path, default_uri(delivered))
+    ui.start()
+    try:
+        browser.get(f"{ui.uri}/#/experiments")
+        visible(browser, "//a[contains(., 'autowarmup')]").click()
+        wait_until(lambda: "/experiments/1" in browser.current_url, 30)
+        browser.get(f"{ui.uri}/#/experiments/1/runs")
+        visible(browser, "//a[. = 'digits']")
+        visible(browser, "//*[@role = 'gridcell'][.//a[. = 'digits']]//button").click()
+        for number in range(5):
+            visible(browser, f"//a[. = 'trial {number}']")
+        visible(browser, "//a[. = 'trial 2']").click()
+        visible(browser, "//*[contains(text(), 'the loss is not finite since step 27')]")
+    finally:
+        ui.kill()
+
+
+def visible(browser: Any, xpath: str) -> Any:
+    from selenium.webdriver.common.by import By
+
+    wait_until(lambda: any(found.is_displayed() for found in browser.find_elements(By.XPATH, xpath)), 60)
+    return next(found for found in browser.find_elements(By.XPATH, xpath) if found.is_displayed())

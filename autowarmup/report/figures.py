@@ -20,9 +20,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from autowarmup.report.boundary import LEAST, LEAST_TOTAL, Boundary
-from autowarmup.report.pairs import searched_and_rivals
+from autowarmup.report.pairs import searched_and_rivals, signed
 from autowarmup.report.style import (
     BLUE,
     COLOURS,
@@ -37,13 +38,14 @@ from autowarmup.report.style import (
     canvas,
     cross,
     duration_scale,
+    figure_of,
     label_ends,
     legend,
     log_scale,
     map_canvas,
+    notice,
     plain,
     point,
-    say,
     tag,
     title,
 )
@@ -60,15 +62,16 @@ POINTS = 1000
 
 def schedules(result: TuneResult, traces: Traces) -> Figure:
     """The schedules tried, each as far as it was trained, coloured by outcome."""
-    searched = _searched(result)
+    searched = [record for record in _searched(result) if record.steps]
+    if not searched:
+        return notice("No trial got past its first step.")
     figure, axes = canvas()
     for record in _back_to_front(result, searched):
-        steps = np.unique(np.linspace(0, max(record.steps - 1, 0), POINTS).astype(int))
+        steps = np.unique(np.linspace(0, record.steps - 1, POINTS).astype(int))
         axes.plot(steps, [record.schedule.lr_at(int(step)) for step in steps], **_line(result, record))
         _mark_onset(axes, record, record.instability.rate if record.instability else math.nan)
-    peaks = [record.schedule.peak for record in searched]
-    if peaks:
-        log_scale(axes, "y", min(peaks) / 20, max(peaks) * 1.6)
+    peaks = _peaks(searched)
+    log_scale(axes, "y", min(peaks) / 20, max(peaks) * 1.6)
     axes.set_xlim(-0.01 * result.config.total_steps, result.config.total_steps * 1.01)
     axes.set(xlabel="optimizer step", ylabel="learning rate")
     title(axes, _counted(searched))
@@ -79,11 +82,10 @@ def schedules(result: TuneResult, traces: Traces) -> Figure:
 def loss_curves(result: TuneResult, traces: Traces) -> Figure:
     """Smoothed training losses of the search, and where instability began."""
     searched = [record for record in _searched(result) if len(traces.get(record.number, ()))]
-    figure, axes = canvas()
     curves = {record.number: smooth(traces[record.number].loss, result.config.total_steps) for record in searched}
     if not any(np.isfinite(curve).any() for curve in curves.values()):
-        say(axes, "No trial recorded a finite training loss.")
-        return figure
+        return notice("No trial recorded a finite training loss.")
+    figure, axes = canvas()
     bottom, top = _loss_limits(curves.values())
     ends = []
     for record in _back_to_front(result, searched):
@@ -110,9 +112,7 @@ def stability_map(result: TuneResult, traces: Traces) -> Figure:
     between."""
     records = _on_the_map(result)
     if not records:
-        figure, axes = canvas()
-        say(axes, "No trial says anything about stability.")
-        return figure
+        return notice("No trial says anything about stability.")
     stable = [record for record in records if record.outcome != "unstable"]
     completed = {r.number: r.val_loss for r in stable if r.outcome == "completed" and r.val_loss is not None}
     rung, unfinished = _rung_losses([r for r in stable if r.outcome == "pruned"], traces)
@@ -141,27 +141,26 @@ def duration(result: TuneResult, traces: Traces) -> Figure:
     completed = [r for r in _searched(result) if r.outcome == "completed" and r.val_loss is not None]
     searched, rivals = searched_and_rivals(result)
     paired = [(rival, rival.interval) for rival in rivals if rival.interval]
-    figure = Figure(figsize=(9.6 if paired else 8.4, 4.8), layout="constrained")
+    losses = [loss for comparison in comparisons for loss in comparison.losses]
+    losses += [record.val_loss for record in completed if record.val_loss is not None]
+    if not losses:
+        return notice("No trial got to its horizon with a finite validation loss.")
     if searched and paired:
+        figure = figure_of(9.6, 4.8)
         axes, forest = figure.subplots(1, 2, width_ratios=(6, 5))
+        plain(axes)
         plain(forest)
         _forest(forest, searched, paired)
     else:
-        axes = figure.subplots()
-    plain(axes)
-    confirmed = [loss for comparison in comparisons for loss in comparison.losses]
-    if not completed and not confirmed:
-        say(axes, "No trial got to its horizon with a finite validation loss.")
-        return figure
+        figure, axes = canvas()
     handles = _draw_finals(axes, completed)
     handles += _draw_confirmed(axes, result)
     durations = [r.schedule.duration for r in completed] + [c.schedule.duration for c in comparisons]
     duration_scale(axes, "x", max(durations), result.config.total_steps)
-    losses = [*(r.val_loss for r in completed if r.val_loss is not None), *confirmed]
-    if min(losses) > 0 and max(losses) / min(losses) > 5:
-        axes.set_yscale("log")
-    axes.set(ylabel="final validation loss")
     axes.margins(y=0.14)
+    if min(losses) > 0 and max(losses) / min(losses) > 5:
+        log_scale(axes, "y", min(losses) / 1.4, max(losses) * 1.4)
+    axes.set(ylabel="final validation loss")
     title(axes, "Final loss by warm-up duration")
     legend(figure, handles)
     return figure
@@ -187,9 +186,9 @@ def draw_all(result: TuneResult, traces: Traces) -> dict[str, bytes]:
 
 
 def smooth(loss: Array, horizon: int) -> Array:
-    """An exponential moving average over about 2% of the horizon, without the start's bias; a loss that is
-    not finite stays where it is and counts for nothing."""
-    keep = 1.0 - 1.0 / max(1.0, horizon / 50.0)
+    """An exponential moving average over about 3% of the horizon and 5 steps at least, without the start's
+    bias; a loss that is not finite leaves a hole and counts for nothing."""
+    keep = 1.0 - 1.0 / max(5.0, 0.03 * horizon)
     average, weight = 0.0, 0.0
     out = np.full(len(loss), np.nan)
     for step, value in enumerate(loss):
@@ -255,7 +254,9 @@ def _name(result: TuneResult, record: TrialRecord) -> str:
     name = names.get(record.candidate, "")
     if record.role == "baseline" and not name:
         name = "untuned rule" if record.schedule.duration else "no warm-up"
-    return f"{name} (chosen)".lstrip() if _is_chosen(result, record) else name
+    if _is_chosen(result, record):
+        return f"{name} (chosen)" if name else "chosen"
+    return name
 
 
 def _back_to_front(result: TuneResult, records: Iterable[TrialRecord]) -> list[TrialRecord]:
@@ -275,7 +276,7 @@ def _back_to_front(result: TuneResult, records: Iterable[TrialRecord]) -> list[T
 def _counted(records: Sequence[TrialRecord]) -> str:
     counts = Counter(record.outcome for record in records)
     named = ", ".join(f"{counts[name]} {name}" for name in COLOURS if counts[name])
-    return f"{_several(len(records), 'schedule')} tried: {named}" if records else "No schedule was tried"
+    return f"{_several(len(records), 'schedule')} tried: {named}"
 
 
 def _where_it_broke(records: Sequence[TrialRecord]) -> str:
@@ -376,7 +377,8 @@ def _loss_limits(curves: Iterable[Array]) -> tuple[float, float]:
     finite = [curve[np.isfinite(curve)] for curve in curves]
     finite = [curve for curve in finite if len(curve)]
     lowest = min(float(curve.min()) for curve in finite)
-    highest = min(max(float(curve.max()) for curve in finite), 1.3 * max(float(curve[0]) for curve in finite))
+    start = max(float(curve[0]) for curve in finite)
+    highest = min(max(float(curve.max()) for curve in finite), start + 0.3 * (start - lowest))
     if lowest > 0:
         return lowest / 1.05, max(highest, lowest * 1.05) * 1.05
     room = 0.05 * ((highest - lowest) or 1.0)
@@ -539,7 +541,7 @@ def _draw_confirmed(axes: Axes, result: TuneResult) -> list[Line2D]:
         axes.plot([share], [np.mean(losses)], "_", markersize=18, markeredgewidth=3, **style)
         name = comparison.name + (" (chosen)" if chosen else "")
         at = (share, min(losses) if best else max(losses))
-        tag(axes, name, at, above=not best, colour=colour)
+        tag(axes, name, at, above=not best, colour=colour, align="left" if share == 0.0 else "center")
     if not comparisons:
         return []
     text = f"confirmed on {len(comparisons[0].final_losses)} fresh seeds, with mean"
@@ -554,12 +556,14 @@ def _forest(axes: Axes, best: Comparison, rivals: Sequence[tuple[Comparison, Int
         axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=3, gid="interval")
         axes.plot(seeds, [row] * len(seeds), "o", color=colour, markersize=5, alpha=0.6, gid="difference")
         axes.plot([interval.mean], [row], "|", color=colour, markersize=16, markeredgewidth=3)
-        text = f"{rival.name}: {interval.mean:+.3g} [{interval.low:+.3g}, {interval.high:+.3g}]"
+        low, mean, high = (signed(value) for value in (interval.low, interval.mean, interval.high))
+        text = f"{rival.name}: {mean} [{low}, {high}]"
         where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axes.annotate(text, (0.0, row), xytext=(0, 15), fontsize=9.5, color=INK, zorder=5, bbox=PLATE, **where)
     axes.axvline(0.0, color=INK, linewidth=1.2, zorder=1)
     axes.set_ylim(-0.6, len(rivals) - 0.3)
     axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.25)
     confidence = f"{rivals[0][1].confidence:.0%} interval"

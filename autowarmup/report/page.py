@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autowarmup.instability import Instability
-from autowarmup.report.pairs import searched_and_rivals
+from autowarmup.report.pairs import searched_and_rivals, signed
 from autowarmup.result import TrialRecord, TuneResult
 from autowarmup.verdict import Interval
 
@@ -32,9 +32,9 @@ class Picture(NamedTuple):
 PICTURES = {
     "stability_map": Picture(
         "Stability map",
-        "Discs ran to the end and carry their final loss; squares were stopped early and carry the loss at one "
-        "common step, not to be compared with a final loss; crosses broke; the darker the ground, the likelier "
-        "a schedule there breaks.",
+        "Discs ran to the end and carry their final loss; squares were stopped early, stable so far, and carry "
+        "the loss at one common step, not to be compared with a final loss; crosses broke; the darker the "
+        "ground, the likelier a schedule there breaks.",
         "Peak learning rate against warm-up duration: stable trials coloured by loss, unstable ones as crosses.",
     ),
     "duration": Picture(
@@ -72,7 +72,7 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"loss": _loss, "signed": _signed, "rate": _rate, "duration": _duration}
+    environment.filters |= {"loss": _loss, "signed": signed, "rate": _rate, "duration": _duration}
     searched, _ = searched_and_rivals(result)
     template = environment.get_template("report.html.j2")
     return template.render(
@@ -93,24 +93,28 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
 
 
 def _findings(result: TuneResult) -> Iterator[str]:
-    """The paired comparisons in words, one sentence each."""
+    """The paired comparisons in words, one sentence each, but for those that the verdict's message tells."""
     searched, rivals = searched_and_rivals(result)
     for rival in rivals if searched else ():
         if rival.interval is None:
             yield f"Against {rival.name} there is no interval: not every run of the two got to its end."
-        else:
+        elif _size(rival.interval.mean) not in result.verdict.message:
             yield f"Against {rival.name}, the searched schedule ends {_compared(rival.interval)}"
 
 
 def _compared(interval: Interval) -> str:
     sure = f"{interval.confidence:.0%} interval"
     if interval.low <= 0.0 <= interval.high:
-        bounds = f"{sure} {_signed(interval.low)} to {_signed(interval.high)}"
-        return f"at about the same validation loss: {_signed(interval.mean)} ({bounds}), within the noise."
+        bounds = f"{sure} {signed(interval.low)} to {signed(interval.high)}"
+        return f"at about the same validation loss: {signed(interval.mean)} ({bounds}), within the noise."
     near, far = sorted((abs(interval.low), abs(interval.high)))
     way = "lower" if interval.high < 0.0 else "higher"
-    bounds = f"{sure} {near:.4f} to {far:.4f} {way}"
-    return f"{abs(interval.mean):.4f} {way} in validation loss ({bounds}), more than the noise."
+    bounds = f"{sure} {_size(near)} to {_size(far)} {way}"
+    return f"{_size(interval.mean)} {way} in validation loss ({bounds}), more than the noise."
+
+
+def _size(difference: float) -> str:
+    return signed(abs(difference)).removeprefix("+")
 
 
 def _code(result: TuneResult) -> str | None:
@@ -119,7 +123,7 @@ def _code(result: TuneResult) -> str | None:
         return None
     return "\n".join(
         [
-            "from autowarmup.schedule import Schedule",
+            "from autowarmup import Schedule",
             "",
             "schedule = Schedule.model_validate_json(",
             f"    {result.schedule.model_dump_json(exclude_none=True)!r}",
@@ -174,11 +178,9 @@ def _inline(png: bytes) -> str:
 
 
 def _loss(value: float | None) -> str:
-    return "\N{EN DASH}" if value is None else f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.4f}" if 0.001 <= abs(value) < 1e4 or value == 0.0 else f"{value:.3g}"
 
 
 def _rate(value: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -34,18 +35,33 @@ PLATE = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"
 """What keeps text readable on top of markers."""
 
 
+def figure_of(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that leaves some air around what will be drawn."""
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+
+
 def canvas(height: float = 4.6) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8.4, height), layout="constrained")
+    """A figure with one pair of axes."""
+    figure = figure_of(8.4, height)
     axes = figure.subplots()
     plain(axes)
     return figure, axes
+
+
+def notice(text: str) -> Figure:
+    """A picture that has nothing to show says so."""
+    figure = figure_of(8.4, 1.2)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=MUTED, transform=axes.transAxes)
+    return figure
 
 
 def map_canvas(bars: int) -> tuple[Figure, Axes, list[Axes]]:
     """Axes for a map, and to its right those of its colour bars, one above the other."""
     if bars == 0:
         return *canvas(height=5.6), []
-    figure = Figure(figsize=(8.4, 5.6), layout="constrained")
+    figure = figure_of(8.4, 5.6)
     grid = figure.add_gridspec(bars, 2, width_ratios=(42, 1))
     axes = figure.add_subplot(grid[:, 0])
     plain(axes)
@@ -82,12 +98,6 @@ def _side(axes: Axes, side: str) -> tuple[Axis, Callable[..., Any], Callable[...
     return axes.yaxis, axes.set_yscale, axes.set_ylim
 
 
-def say(axes: Axes, text: str) -> None:
-    """A picture that has nothing to show says so."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=MUTED, transform=axes.transAxes)
-
-
 def legend(figure: Figure, handles: Sequence[Line2D], columns: int = 4) -> None:
     style: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "labelcolor": INK, "handlelength": 1.6}
     columns = min(columns, max(1, len(handles)))
@@ -96,7 +106,8 @@ def legend(figure: Figure, handles: Sequence[Line2D], columns: int = 4) -> None:
 
 def _round_ticks(bottom: float, top: float) -> list[float]:
     """1, 2, 5, 10, ... between two limits."""
-    decades = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
+    first, last = math.floor(math.log10(bottom)), math.ceil(math.log10(top))
+    decades = range(first, last + 1, 1 + (last - first) // 9)
     fine: tuple[float, ...] = (1.0,)
     if top / bottom < 1e3:
         fine = (1.0, 2.0, 5.0) if top / bottom > 12 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
@@ -143,9 +154,11 @@ def _duration_ticks(limit: float) -> list[float]:
     return ticks
 
 
-def tag(axes: Axes, text: str, at: tuple[float, float], *, above: bool, colour: str = INK) -> None:
+def tag(
+    axes: Axes, text: str, at: tuple[float, float], *, above: bool, colour: str = INK, align: str = "center"
+) -> None:
     """A name above or below a point."""
-    style: dict[str, Any] = {"ha": "center", "fontsize": 9.5, "fontweight": "bold", "zorder": 6}
+    style: dict[str, Any] = {"ha": align, "fontsize": 9.5, "fontweight": "bold", "zorder": 6}
     where: dict[str, Any] = {"xytext": (0, 12 if above else -21), "textcoords": "offset points"}
     axes.annotate(text, at, color=TEXT.get(colour, colour), bbox=PLATE, **where, **style)
 

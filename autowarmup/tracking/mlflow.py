@@ -24,8 +24,8 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ from autowarmup.schedule import Schedule
 from autowarmup.store import Report, StudyStore, Trial
 from autowarmup.trace import Outcome
 from autowarmup.tracking.delivery import Delivery
-from autowarmup.tracking.uri import redact, sqlite_path, sqlite_uri
+from autowarmup.tracking.uri import redact, scrub, sqlite_path, sqlite_uri
 from autowarmup.verdict import Verdict
 
 EXPERIMENT = "autowarmup"
@@ -64,8 +64,9 @@ NOTE_LENGTH = 5_000
 
 POLL_S = 0.5
 LONGEST_RETRY_S = 30.0
-SHARE = 4.0
-"""Rest after a pass, as a multiple of its duration: a large study costs its machine little."""
+REST = 4.0
+LONGEST_REST_S = 5.0
+"""After a pass, rest for a multiple of its duration, up to this: a large study costs its machine little."""
 
 
 class State(NamedTuple):
@@ -88,16 +89,15 @@ class Syncer:
         self.delivered: dict[int, tuple[int, str]] = {}
         self.points = 0
 
-    def attempt(self, live: bool) -> Delivery:
-        """One pass; what goes wrong in it comes back as the delivery's error."""
+    def attempt(self, driven: bool) -> Delivery:
+        """One pass; what goes wrong in it comes back as the delivery's error. Where no driver is at work, nothing
+        is running any more."""
         error = None
         try:
             with _locked(self.folder / "mlflow.lock"):
-                self._deliver(live)
+                self._deliver(live=driven and self.store.meta("status") == "running")
         except Exception as cause:  # noqa: BLE001 - whatever a server does must not end the process
-            error = f"{type(cause).__name__}: {cause}".replace(self.uri, redact(self.uri)).split("\n")[0][
-                :500
-            ]
+            error = scrub(f"{type(cause).__name__}: {cause}".split("\n")[0], self.uri)[:500]
         wanted = {number: (until, outcome or "") for number, outcome, until in self.progress.trials()}
         return Delivery(
             folder=str(self.folder),
@@ -127,17 +127,13 @@ class Syncer:
 
     def _create_study(self, client: MlflowClient, experiment: str, study: str) -> Run:
         started = _milliseconds(self.store.meta("created_at"))
-        return client.create_run(
-            experiment, started, SOURCE | {STUDY: study}, run_name=self.store.meta("name")
-        )
+        return client.create_run(experiment, started, SOURCE | {STUDY: study}, run_name=self.store.meta("name"))
 
     def _create_trial(self, client: MlflowClient, parent: Run, number: int) -> Run:
         reports = self.store.trial(number).reports
         started = _milliseconds(reports[0].started_at if reports else time.time())
         tags = {STUDY: parent.data.tags[STUDY], TRIAL: str(number), PARENT: parent.info.run_id}
-        return client.create_run(
-            parent.info.experiment_id, started, SOURCE | tags, run_name=f"trial {number}"
-        )
+        return client.create_run(parent.info.experiment_id, started, SOURCE | tags, run_name=f"trial {number}")
 
     def _send_trial(self, client: MlflowClient, run: Run, parent: Run, trial: Trial, live: bool) -> None:
         delivered = int(run.data.tags.get(DELIVERED, 0))
@@ -171,7 +167,7 @@ class Syncer:
         for key, value in self.store.meta("config").items():
             parts = value if isinstance(value, dict) else None
             params |= {key: value} if parts is None else {f"{key}.{part}": parts[part] for part in parts}
-        return {_key(key): value for key, value in params.items() if value is not None}
+        return {_key(key): value for key, value in params.items() if value not in (None, "")}
 
     def _study_tags(self) -> dict[str, str]:
         outcomes = Counter(outcome or "open" for _, outcome, _ in self.progress.trials())
@@ -185,9 +181,7 @@ class Syncer:
             tags["verdict"] = verdict.kind
             if verdict.schedule:
                 lines.append(verdict.schedule.describe())
-                tags |= {
-                    f"best.{key}": str(value) for key, value in schedule_params(verdict.schedule).items()
-                }
+                tags |= {f"best.{key}": str(value) for key, value in schedule_params(verdict.schedule).items()}
             tags[NOTE] = "\n\n".join(lines)[:NOTE_LENGTH]
         return tags
 
@@ -225,9 +219,7 @@ class Syncer:
 def trial_params(trial: Trial) -> dict[str, Any]:
     """A trial's parameters: why it ran, and its schedule."""
     spec = trial.spec
-    return {"role": spec.role, "candidate": spec.candidate, "seed": spec.seed} | schedule_params(
-        spec.schedule
-    )
+    return {"role": spec.role, "candidate": spec.candidate, "seed": spec.seed} | schedule_params(spec.schedule)
 
 
 def schedule_params(schedule: Schedule) -> dict[str, Any]:
@@ -321,14 +313,12 @@ def _trial_summary(trial: Trial) -> list[Metric]:
         values["instability_severity"] = found.severity, found.step
     if (loss := _final_loss(trial)) is not None:
         values["final_val_loss"] = loss, trial.trace.end
-    return [
-        Metric(key, value, _milliseconds(_end(trial.reports[-1])), step)
-        for key, (value, step) in values.items()
-    ]
+    return [Metric(key, value, _milliseconds(_end(trial.reports[-1])), step) for key, (value, step) in values.items()]
 
 
 def _trial_tags(trial: Trial) -> dict[str, str]:
-    tags = {"role": trial.spec.role, "schedule": trial.spec.schedule.describe()}
+    tags: dict[str, str] = {"role": trial.spec.role}
+    notes = [trial.spec.schedule.describe()]
     if trial.reports:
         tags[DELIVERED] = str(trial.reports[-1].until)
     if trial.outcome:
@@ -337,10 +327,10 @@ def _trial_tags(trial: Trial) -> dict[str, str]:
         tags["spikes"] = str(spikes)
     if trial.verdict:
         tags["instability"] = trial.verdict.kind
-        tags[NOTE] = trial.verdict.message[:NOTE_LENGTH]
+        notes.append(f"**{trial.verdict.kind}**: {trial.verdict.message[:NOTE_LENGTH]}")
     if trial.error:
-        tags[NOTE] = f"```\n{trial.error[-NOTE_LENGTH:]}\n```"
-    return tags
+        notes.append(f"```\n{trial.error[-NOTE_LENGTH:]}\n```")
+    return tags | {NOTE: "\n\n".join(notes)}
 
 
 def _final_loss(trial: Trial) -> float | None:
@@ -480,9 +470,7 @@ class _Progress:
     """How far the study is, without its traces; and whether that changed."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0, isolation_level=None
-        )
+        self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0, isolation_level=None)
 
     def version(self) -> int:
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
@@ -503,9 +491,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _followed(path: Path) -> bool:
-    """Whether a driver is alive: its follower holds this lock."""
-    with path.open("a") as file:
+def _driven(lock: Path) -> bool:
+    """Whether a driver is at work: it holds the study's lock."""
+    if not lock.exists():
+        return False
+    with lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -513,21 +503,22 @@ def _followed(path: Path) -> bool:
     return False
 
 
-def _follow(syncer: Syncer, driver: int, report: Any) -> None:
-    """Passes while the driver lives, then a last one in which nothing is running any more."""
+def _follow(syncer: Syncer, driver: int, report: Callable[[Delivery], None]) -> None:
+    """Passes while the driver lives, then a last one."""
     seen, due, pause = -1, 0.0, 1.0
-    live, failed = True, True
-    while live:
-        live = not _stopped(driver)
+    driven, failed = True, False
+    while driven:
+        driven = not _stopped(driver)
         version = syncer.progress.version()
-        if live and (time.monotonic() < due or not (failed or version != seen)):
+        if driven and (time.monotonic() < due or not (failed or version != seen)):
             continue
         began = time.monotonic()
-        delivery = syncer.attempt(live)
+        delivery = syncer.attempt(driven)
         report(delivery)
         seen, failed = version, delivery.error is not None
+        ended = time.monotonic()
         pause = min(2.0 * pause, LONGEST_RETRY_S) if failed else 1.0
-        due = time.monotonic() + (pause if failed else SHARE * (time.monotonic() - began))
+        due = ended + (pause if failed else min(REST * (ended - began), LONGEST_REST_S))
 
 
 def _stopped(driver: int) -> bool:
@@ -540,18 +531,18 @@ def main() -> None:
     """``FOLDER [DRIVER]``: one pass, or passes for as long as the process DRIVER lives. The URI comes in
     ``MLFLOW_TRACKING_URI``; each pass's delivery goes to standard output as a line of JSON."""
     folder, uri = Path(sys.argv[1]), os.environ["MLFLOW_TRACKING_URI"]
-    reports = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    reports = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    os.nice(10)
 
     def report(delivery: Delivery) -> None:
         if delivery.error:
             sys.stderr.write(f"{time.strftime('%F %T')} {delivery.error}\n")
-        reports.write(delivery.model_dump_json() + "\n")
+        with suppress(BrokenPipeError):
+            os.write(reports, delivery.model_dump_json().encode() + b"\n")
 
-    syncer, lock = Syncer(folder, uri), folder / "mlflow.live"
+    syncer = Syncer(folder, uri)
     if len(sys.argv) == 2:
-        report(syncer.attempt(live=_followed(lock)))
-        return
-    with _locked(lock):
+        report(syncer.attempt(driven=_driven(folder / "study.lock")))
+    else:
+        os.nice(10)
         _follow(syncer, int(sys.argv[2]), report)

@@ -12,9 +12,7 @@ from autowarmup.errors import InputError
 DRIVERS = {"sqlite": "sqlite3", "postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
 """Databases that MLflow stores runs in, and the Python module that each needs, unless the URI names one."""
 
-ALLOWED = (
-    "an MLflow server (http://host:5000) or a database (sqlite:///runs.db, postgresql://, mysql://, mssql://)"
-)
+ALLOWED = "an MLflow server (http://host:5000) or a database (sqlite:///runs.db, postgresql://, mysql://, mssql://)"
 
 
 def default_uri(folder: str | Path) -> str:
@@ -61,9 +59,7 @@ def check_uri(uri: str) -> None:
         raise InputError(f"tracking URI {redact(uri)!r} is not supported: it must be {ALLOWED}")
     module = (driver or DRIVERS[scheme]).partition(".")[0]
     if find_spec(module) is None:
-        raise InputError(
-            f"tracking URI {redact(uri)!r} needs the Python module {module}, which is not installed"
-        )
+        raise InputError(f"tracking URI {redact(uri)!r} needs the Python module {module}, which is not installed")
     if scheme == "sqlite":
         _check_sqlite(uri)
 
@@ -94,6 +90,16 @@ def redact(uri: str) -> str:
     scheme, slashes, login = credentials.partition("://")
     user, colon, _ = login.partition(":")
     return f"{scheme}{slashes}{user}{':***' if colon else ''}{at}{rest}" if slashes else uri
+
+
+def scrub(text: str, uri: str) -> str:
+    """``text`` without the password of ``uri``.
+
+    >>> scrub("https://ada:secret@host/api refused", "https://ada:secret@host")
+    'https://ada:***@host/api refused'
+    """
+    password = urlsplit(uri).password
+    return text.replace(f":{password}@", ":***@") if password else text
 
 
 def _split(uri: str) -> SplitResult:

@@ -1,0 +1,6 @@
+"""``python -m autowarmup``."""
+
+from autowarmup.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,738 @@
+"""The command line: what it prints where, its exit codes, and how it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from filelock import FileLock
+
+from autowarmup import Schedule
+from autowarmup.cli import cli
+from autowarmup.errors import TrackingError
+from autowarmup.progress import Bar, Standing, progress_for
+from autowarmup.store import Report, Role, StudyStore, TrialSpec
+from autowarmup.trace import Checkpoint, Trace
+from autowarmup.tracking import Delivery
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "ray", "mlflow", "matplotlib"}
+
+LOOP = '''
+import os, random, signal, time
+from pathlib import Path
+
+def train(run):
+    """A noisy quadratic: gradient descent on it breaks above a rate of 2."""
+    weight, noise = 3.0, random.Random(run.seed)
+    for step in range(run.total_steps):
+        time.sleep(float(os.environ.get("STEP_S", 0)))
+        weight -= run.schedule.lr_at(step) * (weight + 0.1 * noise.random())
+        if run.report(weight**2 + 0.01, val_loss=weight**2 + 0.01):
+            return
+
+def task():
+    print("what a task prints")
+    return {"train_fn": train, "total_steps": 20, "current_peak": 0.1, "confirm_seeds": 2, "budget": 260}
+
+def breaks(run):
+    for step in range(run.total_steps):
+        if run.report(1.0 if step < 6 else float("nan")):
+            return
+
+def unstable():
+    return task() | {"train_fn": breaks}
+
+def raises(run):
+    raise RuntimeError("no such layer")
+
+def raising():
+    return task() | {"train_fn": raises}
+
+def once(name):
+    try:
+        Path(name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+def interrupts(run):
+    if run.schedule.peak != 0.1 and once("interrupted"):
+        signal.raise_signal(signal.SIGINT)
+    train(run)
+
+def interrupting():
+    return task() | {"train_fn": interrupts}
+
+def loses_worker(run):
+    if run.schedule.peak != 0.1 and once("interrupted"):
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("DataLoader worker exited unexpectedly")
+    train(run)
+
+def losing_worker():
+    return task() | {"train_fn": loses_worker}
+
+def entry():
+    return task() | {"total_step": 20}
+
+def number():
+    return 3
+
+def wants_x(x):
+    return {}
+
+def fails():
+    return open("/no/such/file")
+
+def impatient():
+    raise KeyboardInterrupt
+
+def no_steps():
+    return {"train_fn": train}
+
+def broken_model():
+    def model_fn():
+        raise RuntimeError("no such layer")
+    return {"model_fn": model_fn, "data": lambda: ([1], [1]), "total_steps": 20}
+'''
+
+LINEAR = """
+import time
+from pathlib import Path
+import torch
+from torch import nn
+
+def task():
+    x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    y = x.sum(1, keepdim=True)
+    return {"model_fn": lambda: nn.Linear(4, 1), "data": ((x[:192], y[:192]), (x[192:], y[192:]))}
+
+class Stuck(nn.Linear):
+    def forward(self, x):
+        if Path("study/study.db").exists():
+            print("a step that takes a minute")
+            time.sleep(60)
+        return super().forward(x)
+
+def stuck():
+    return task() | {"model_fn": lambda: Stuck(4, 1)}
+
+def loaders():
+    pairs = [torch.utils.data.TensorDataset(*part) for part in task()["data"]]
+    made = [torch.utils.data.DataLoader(pair, 32, num_workers=1, persistent_workers=True) for pair in pairs]
+    return task() | {"data": made}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with task files; what loading them leaves behind is undone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    modules, handler = set(sys.modules), signal.getsignal(signal.SIGINT)
+    (tmp_path / "loop.py").write_text(LOOP)
+    (tmp_path / "linear.py").write_text(LINEAR)
+    yield tmp_path
+    assert signal.getsignal(signal.SIGINT) is handler
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No report is drawn."""
+
+    def write_report(result: Any, traces: Any, folder: Path) -> Path:
+        (folder / "report.html").write_text("<html>")
+        return folder / "report.html"
+
+    monkeypatch.setattr("autowarmup.study.write_report", write_report)
+
+
+def run(*args: str | Path) -> Result:
+    result = CliRunner().invoke(cli, [str(arg) for arg in args])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def tune(target: str, *args: str) -> Result:
+    return run("tune", target, "--study", "study", "--no-mlflow", *args)
+
+
+def findings(study: Path) -> dict[str, Any]:
+    """What a study found, without what differs from run to run: times and where it lies."""
+    result = json.loads((study / "result.json").read_text())
+    del result["study"]
+    for record in result["records"]:
+        del record["seconds"]
+    return dict(result)
+
+
+# --- Starting ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [["-c", "import autowarmup"], ["-m", "autowarmup", "--help"], ["-m", "autowarmup", "tune", "-h"]]
+)
+def test_nothing_heavy_is_loaded(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "autowarmup" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_version_and_help() -> None:
+    assert run("--version").output == "autowarmup 0.1.0\n"
+    assert "Exit codes" in run("-h").output
+
+
+def test_without_a_command_it_helps() -> None:
+    done = run()
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: autowarmup [OPTIONS] [COMMAND]")
+    assert run("tun").stderr.startswith("autowarmup: error: No such command 'tun'")
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    shown = run(name, "-h")
+    assert shown.exit_code == 0
+    assert f"autowarmup {name}" in shown.output.split("Example", 1)[1]
+
+
+# --- tune -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick")
+def test_tune_trains_a_model_and_tells_what_it_found() -> None:
+    done = tune("linear.py:task", "--steps", "20", "--budget", "300", "--seed", "1", "--lr", "0.01")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("verdict: t")
+    assert done.stderr == ""
+    config = json.loads(Path("study/result.json").read_text())["config"]
+    assert (config["budget"], config["seed"], config["current_peak"]) == (300, 1, 0.01)
+    assert f"report: {Path('study/report.html').absolute()}\n" in done.stdout
+    assert f"code: autowarmup schedule {Path('study').absolute()} --code pytorch\n" in done.stdout
+
+
+@pytest.mark.usefixtures("quick")
+def test_options_override_the_task_and_a_space_comes_from_a_file() -> None:
+    Path("mine.yaml").write_text("shapes: [linear]\npeak: {low: 0.05, high: 0.5}\n")
+    done = tune("loop.py:task", "--steps", "30 steps", "--budget", "400", "--space", "mine.yaml", "--cohort", "3")
+    assert done.exit_code == 0
+    config = json.loads(Path("study/result.json").read_text())["config"]
+    assert (config["total_steps"], config["confirm_seeds"], config["cohort"]) == (30, 2, 3)
+    assert config["space"]["peak"]["high"] == 0.5
+
+
+@pytest.mark.usefixtures("quick")
+def test_json_is_all_there_is_on_standard_output() -> None:
+    done = tune("loop.py:task", "--json")
+    found = json.loads(done.stdout)
+    assert found["verdict"] in ("tuned", "tie")
+    assert Schedule.model_validate(found["schedule"]).horizon == 20
+    assert found["cost"]["steps"] <= 400
+    assert found["paths"]["report"] == str(Path("study/report.html").absolute())
+    assert found["mlflow"] is None
+    assert done.stderr == "what a task prints\n"
+
+
+@pytest.mark.usefixtures("quick")
+def test_nothing_stable_has_an_exit_code_and_no_schedule() -> None:
+    done = tune("loop.py:unstable", "--json")
+    assert done.exit_code == 3
+    found = json.loads(done.stdout)
+    assert (found["verdict"], found["schedule"]) == ("nothing stable", None)
+    assert not Path("study/schedule.json").exists()
+    assert "nothing stable" in run("show", "study").stdout
+    shown = run("schedule", "study")
+    assert (shown.exit_code, shown.stdout) == (3, "")
+    assert "nothing stable" in shown.stderr
+
+
+def test_a_task_that_always_raises_fails_the_study() -> None:
+    done = tune("loop.py:raising")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "autowarmup: error: the first 3 trials all failed" in done.stderr
+    assert "no such layer" in done.stderr
+
+
+def test_a_model_that_raises_is_shown_from_the_users_file_on() -> None:
+    done = tune("loop.py:broken_model")
+    assert done.exit_code == 1
+    assert "before the first trial" in done.stderr
+    assert done.stderr.count('File "') == 1
+    assert done.stderr.rstrip().endswith("RuntimeError: no such layer")
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_mlflow_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mirror:
+        def __init__(self, folder: Path, uri: str) -> None:
+            self.delivery = Delivery(folder=str(folder), uri=uri, trials=3, delivered=1, error="connection refused")
+
+        def close(self) -> Delivery:
+            return self.delivery
+
+    monkeypatch.setattr("autowarmup.study.Mirror", Mirror)
+    done = run("tune", "loop.py:task", "--study", "study", "--mlflow", "http://localhost:9")
+    assert done.exit_code == 0
+    assert "autowarmup: warning: MLflow at http://localhost:9 is known to have 1 of 3 trials" in done.stderr
+    assert "autowarmup sync study" in done.stderr
+    assert "MLflow: http://localhost:9" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["loop.py"], "must be given as FILE.py:function"),
+        (["lop.py:task"], r"no file .*lop\.py \(did you mean 'loop\.py'\?\)"),
+        (["nowhere/loop.py:task"], "there is no folder .*nowhere"),
+        (["loop.py:taks"], r"has no function 'taks' \(did you mean 'task'\?\); it has train, task, breaks"),
+        (["loop.py:os"], "must be a function, got module"),
+        (["loop.py:wants_x"], "called without arguments: missing a required argument: 'x'"),
+        (["loop.py:number"], "must return a dict of autotune's arguments, .* got int"),
+        (["loop.py:entry"], r"the entry 'total_step', .* \(did you mean 'total_steps'\?\)"),
+        (["loop.py:fails"], r"(?s)fails\(\) in .*loop\.py failed:\nTraceback .*FileNotFoundError"),
+        (["loop.py:no_steps"], "how many optimizer steps .* Pass --steps N"),
+        (["exits.py:task"], r"ended with sys\.exit\(0\): put what only a script does under"),
+        (["typo.py:task"], "(?s)failed:.*SyntaxError"),
+        (["notes.txt:task"], "not a Python file"),
+        (["loop.py:task", "--steps", "10%"], "'10%' is not a number of optimizer steps such as 1000"),
+        (["loop.py:task", "--steps", "2 epochs"], "'2 epochs' is in epochs"),
+        (["loop.py:task", "--budget", "10"], "budget=10 optimizer steps is too small"),
+        (["loop.py:task", "--seed", "-1"], "seed: .* got -1"),
+        (["loop.py:task", "--space", "defualt"], r"did you mean 'default'\?"),
+        (["loop.py:task", "--batch-size", "8"], "--batch-size: the task has a training loop of its own"),
+        (["loop.py:task", "--precision", "fp8"], "'fp8' is not one of 'fp32', 'bf16', 'fp16'"),
+        (["loop.py:task", "--mlflow", "http://host", "--no-mlflow"], "exclude each other"),
+        (["loop.py:task", "--mlflow", "mlruns"], "tracking URI 'mlruns' is not supported"),
+        (["linear.py:task", "--steps", "0.5 epochs"], "total_steps: must be greater than or equal to 10, got 3"),
+        (["linear.py:task", "--steps", "20", "--device", "tpu"], "device='tpu' can't be used here"),
+    ],
+)
+def test_what_cant_be_used(args: list[str], message: str) -> None:
+    Path("exits.py").write_text("import sys\nsys.exit(0)\n")
+    Path("typo.py").write_text("def task(:\n")
+    Path("notes.txt").write_text("def task(): ...\n")
+    done = run("tune", *args, "--study", "study")
+    assert (done.exit_code, done.stdout) == (2, "")
+    errors = done.stderr.removeprefix("what a task prints\n")
+    assert errors.startswith("autowarmup: error: ")
+    assert not Path("study/study.db").exists()
+    assert re.search(message, errors), errors
+
+
+def test_the_users_traceback_starts_in_the_users_file() -> None:
+    errors = tune("loop.py:fails").stderr
+    assert errors.count('File "') == 1
+    assert "in fails" in errors
+
+
+def test_a_task_file_may_be_named_like_a_module() -> None:
+    Path("json.py").write_text(LOOP)
+    done = tune("json.py:number")
+    assert "got int" in done.stderr
+    assert json.loads("1") == 1
+    assert sys.modules["json"] is json
+
+
+# --- Interruption -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("function", ["interrupting", "losing_worker"])
+def test_an_interrupted_study_goes_on_to_the_same_result(function: str) -> None:
+    done = tune(f"loop.py:{function}")
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr.endswith("autowarmup: interrupted. To go on:\n  autowarmup resume study\n")
+
+    shown = json.loads(run("show", "study", "--json").stdout)
+    assert shown["status"] == "interrupted"
+    assert {trial["outcome"] for trial in shown["trials"]} <= {"completed", "unstable", "pruned", "open"}
+    assert "to go on: autowarmup resume" in run("show", "study").stdout
+    assert "no verdict yet" in run("report", "study").stderr
+    assert run("schedule", "study").exit_code == 2
+
+    resumed = run("resume", "study", "--json")
+    assert resumed.exit_code == 0
+    assert run("tune", f"loop.py:{function}", "--study", "undisturbed", "--no-mlflow").exit_code == 0
+    assert findings(Path("study")) == findings(Path("undisturbed"))
+    assert run("resume", "study", "--json").stdout == resumed.stdout
+
+
+@pytest.mark.usefixtures("quick")
+def test_resume_remembers_the_options_and_where_it_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tune("loop.py:interrupting", "--seed", "5").exit_code == 130
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run("resume", "../study").exit_code == 0
+    assert json.loads((tmp_path / "study/result.json").read_text())["config"]["seed"] == 5
+
+
+def test_a_study_of_a_python_call_says_how_it_goes_on() -> None:
+    StudyStore(Path("study"), write=True).close()
+    done = run("resume", "study")
+    assert done.exit_code == 2
+    assert "run the Python call of autotune() that started it again" in done.stderr
+
+
+def test_a_command_that_cant_be_read() -> None:
+    StudyStore(Path("study"), write=True).close()
+    Path("study/command.json").write_text("{}")
+    done = run("resume", "study")
+    assert done.exit_code == 2
+    assert "file: is missing" in done.stderr
+
+
+def test_an_interruption_before_the_study() -> None:
+    done = tune("loop.py:impatient")
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr == "autowarmup: interrupted before the study began\n"
+
+
+class Watched:
+    """The command line in a process group of its own, its standard error on a pseudo-terminal."""
+
+    def __init__(self, *args: str, **environment: str) -> None:
+        self._master, slave = os.openpty()
+        self.seen = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "autowarmup", *args],
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "130", "PYTHONPATH": str(ROOT)} | environment,
+            start_new_session=True,
+        )
+        os.close(slave)
+
+    def interrupt(self) -> None:
+        """As a terminal does: every process of the group gets it."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def read(self, until: str = "") -> str:
+        """What it shows, up to a text or to its end."""
+        while not until or until not in self.seen:
+            try:
+                part = os.read(self._master, 65536)
+            except OSError:  # Linux: nobody holds the other side any more
+                break
+            self.seen += part.decode()
+        assert until in self.seen, self.seen
+        return self.seen
+
+    def wait(self) -> tuple[int, str]:
+        """The exit code and standard output."""
+        self.read()
+        output, _ = self.process.communicate(timeout=60)
+        os.close(self._master)
+        return self.process.returncode, output.decode()
+
+
+@pytest.mark.usefixtures("quick")
+def test_progress_on_a_terminal_and_ctrl_c() -> None:
+    watched = Watched("tune", "loop.py:task", "--study", "study", "--no-mlflow", STEP_S="0.02")
+    watched.read(until="proposal ")
+    watched.interrupt()
+    code, output = watched.wait()
+    assert (code, output) == (130, "")
+    assert "what a task prints" in watched.seen
+    assert re.search(r" \d+%  ━+─+  \d:\d\d left  best [\d.]+ \(trial \d\)  3 completed  proposal \d: ", watched.seen)
+    assert "stops at once" in watched.seen
+    assert "autowarmup resume study" in watched.seen
+    assert "Traceback" not in watched.seen
+    assert run("resume", "study").exit_code == 0
+    assert run("tune", "loop.py:task", "--study", "undisturbed", "--no-mlflow").exit_code == 0
+    assert findings(Path("study")) == findings(Path("undisturbed"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_mlflow_in_order() -> None:
+    def statuses() -> list[str]:
+        with sqlite3.connect("study/mlflow.db") as db:
+            return [row[0] for row in db.execute("SELECT status FROM runs")]
+
+    watched = Watched("tune", "loop.py:task", "--study", "study", STEP_S="0.05")
+    watched.read(until="proposal ")
+    watched.interrupt()
+    assert watched.wait()[0] == 130
+    assert "warning" not in watched.seen
+    assert "RUNNING" not in statuses()
+    assert "KILLED" in statuses()
+    resumed = Watched("resume", "study")
+    code, output = resumed.wait()
+    assert code == 0
+    assert "mlflow ui --backend-store-uri sqlite:///" in output
+    assert "RUNNING" not in statuses()
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    watched = Watched("tune", "linear.py:stuck", "--study", "study", "--no-mlflow", "--steps", "20")
+    watched.read(until="a step that takes a minute")
+    watched.interrupt()
+    watched.read(until="stops at once")
+    began = time.monotonic()
+    watched.interrupt()
+    assert watched.wait()[0] == 130
+    assert time.monotonic() - began < 20.0
+    assert "autowarmup resume study" in watched.seen
+
+
+@pytest.mark.slow
+def test_data_loading_processes_do_not_turn_ctrl_c_into_failed_trials() -> None:
+    watched = Watched("tune", "linear.py:loaders", "--study", "study", "--no-mlflow", "--steps", "100")
+    watched.read(until="baseline ")
+    watched.interrupt()
+    assert watched.wait()[0] == 130
+    assert "Traceback" not in watched.seen
+    outcomes = {trial["outcome"] for trial in json.loads(run("show", "study", "--json").stdout)["trials"]}
+    assert "open" in outcomes
+    assert "failed" not in outcomes
+
+
+# --- Progress ---------------------------------------------------------------------------------------------
+
+
+def one_step(number: int, role: Role = "proposal") -> tuple[TrialSpec, Trace]:
+    spec = TrialSpec(number=number, candidate=0, role=role, seed=0, schedule=Schedule(peak=0.1, horizon=20))
+    return spec, Trace(np.ones(1), np.ones(1), np.ones(1), (Checkpoint(1, 0.1 * number, math.nan),))
+
+
+def test_the_best_is_of_the_trials_that_completed_on_the_search_seed() -> None:
+    standing = Standing(budget=10)
+    for number, role, outcome in [
+        (5, "proposal", "completed"),
+        (4, "proposal", "pruned"),
+        (1, "confirmation", "completed"),
+    ]:
+        standing.trained(*one_step(number, role))  # type: ignore[arg-type]
+        standing.ended(number, outcome)  # type: ignore[arg-type]
+    assert re.sub(r"\d:\d\d", "0:00", standing.line()) == (
+        " 30%  0:00 left  best 0.5 (trial 5)  2 completed, 1 pruned  confirmation 1: step 1 of 20"
+    )
+    assert "━━━━━─" in standing.line(bar=True)
+    standing.turned_to("writing the report")
+    assert standing.line().endswith("1 pruned  writing the report")
+    assert "left" not in standing.line()
+
+
+def test_a_thousand_steps_are_a_few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    bar = Bar()
+    monkeypatch.setattr(
+        bar, "_live", SimpleNamespace(start=int, stop=int, update=lambda text, refresh: looks.append(text))
+    )
+    bar.started(SimpleNamespace(budget=1000), Path())  # type: ignore[arg-type]
+    bar.replayed(one_step(1)[0], Report(1, 1, one_step(1)[1]))
+    began = time.monotonic()
+    for _ in range(1000):
+        bar.observe(*one_step(1))
+    bar.finished(1, "completed")
+    bar.close()
+    assert len(looks) <= 5 + (time.monotonic() - began) / 0.3
+    assert looks[-1].plain == "100%  best 0.1 (trial 1)  1 completed"
+
+
+def test_without_a_command_line_the_log_tells_what_mlflow_lacks(caplog: pytest.LogCaptureFixture) -> None:
+    for progress in (progress_for(False), progress_for(True)):
+        progress.delivered(Delivery(folder="study", uri="http://host", trials=3, delivered=3))
+        assert caplog.messages == []
+        progress.delivered(Delivery(folder="study", uri="http://host", trials=3, delivered=1))
+        assert "1 of 3 trials" in caplog.messages.pop()
+        caplog.clear()
+        progress.close()
+
+
+# --- show, report -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store() -> Iterator[StudyStore]:
+    """A study with one open trial, as its driver has it."""
+    store = StudyStore(Path("study"), write=True)
+    store.set_meta("status", "running")
+    store.set_meta("config", {"budget": 400, "total_steps": 20})
+    store.add_trial(TrialSpec(number=0, candidate=0, role="proposal", seed=0, schedule=Schedule(peak=0.1, horizon=20)))
+    yield store
+    store.close()
+
+
+def test_show_while_it_runs_and_after_it_was_killed(store: StudyStore) -> None:
+    with FileLock("study/study.lock"):
+        shown = json.loads(run("show", "study", "--json").stdout)
+    assert (shown["status"], shown["spent"], shown["budget"]) == ("running", 0, 400)
+    assert [trial["outcome"] for trial in shown["trials"]] == ["open"]
+    killed = run("show", "study")
+    assert "killed, 0 of 400 optimizer steps" in killed.stdout
+    assert "to go on: autowarmup resume" in killed.stdout
+
+
+def test_show_needs_a_study() -> None:
+    done = run("show", "nowhere")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "autowarmup: error: nowhere holds no study" in done.stderr
+    Path("study").mkdir()
+    Path("study/study.db").write_text("this is no database, whatever its name says " * 30)
+    done = run("show", "study")
+    assert done.exit_code == 2
+    assert "can't be read as a study" in done.stderr
+
+
+def test_a_study_that_is_worked_on_is_refused(store: StudyStore) -> None:
+    with FileLock("study/study.lock"):
+        done = tune("loop.py:task")
+    assert done.exit_code == 2
+    assert "another process is working on the study" in done.stderr
+
+
+@pytest.mark.usefixtures("quick")
+def test_report_and_show_of_a_finished_study() -> None:
+    assert tune("linear.py:task", "--steps", "20").exit_code == 0
+    Path("study/report.html").unlink()
+    done = run("report", "study")
+    assert done.stdout == "study/report.html\n"
+    assert Path("study/report.html").stat().st_size > 10_000
+    assert json.loads(run("show", "study", "--json").stdout)["status"] == "finished"
+    table = run("show", "study").stdout
+    assert "finished" in table
+    assert "verdict: t" in table
+    found = Schedule.model_validate_json(run("schedule", "study", "--json").stdout)
+    assert found == Schedule.model_validate_json(Path("study/schedule.json").read_text())
+
+
+# --- schedule, spaces -------------------------------------------------------------------------------------
+
+BY_HAND = ["schedule", "--peak", "3e-3", "--horizon", "1000", "--warmup", "10%"]
+
+
+def test_a_schedule_by_hand_in_words_as_a_curve_and_as_json() -> None:
+    made = Schedule(peak=3e-3, horizon=1000, warmup_steps=100, shape="linear")
+    words, line = run(*BY_HAND).stdout.splitlines()
+    assert words == made.describe()
+    assert len(line) == 72
+    assert "█" in line
+    header, *rows = run(*BY_HAND, "--curve").stdout.splitlines()
+    assert header == "step,rate"
+    assert [float(row.split(",")[1]) for row in rows] == made.curve().tolist()
+    assert len(run(*BY_HAND, "--curve", "--steps", "7").stdout.splitlines()) == 8
+    assert Schedule.model_validate_json(run(*BY_HAND, "--json").stdout) == made
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--shape", "polynomial", "--power", "3", "--start-factor", "0.1", "--decay", "wsd"],
+        ["--shape", "exponential", "--decay", "linear", "--final-factor", "0.1"],
+    ],
+)
+def test_the_code_makes_the_same_schedule(options: list[str]) -> None:
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    names: dict[str, Any] = {"optimizer": optimizer}
+    exec(run(*BY_HAND, *options, "--code", "pytorch").stdout, names)  # noqa: S102 - code that is meant to be pasted
+    assert names["schedule"] == Schedule.model_validate_json(run(*BY_HAND, *options, "--json").stdout)
+    assert optimizer.param_groups[0]["lr"] == names["schedule"].lr_at(0)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--peak", "1"], "--horizon is missing"),
+        (["--peak", "1", "--horizon", "10", "--shape", "cosine"], "shape 'cosine' needs a duration"),
+        (["--peak", "1", "--horizon", "10", "--warmup", "1 epoch"], "has no epochs"),
+        (["--peak", "1", "--horizon", "10", "--warmup", "200%"], "longer than the horizon"),
+        (["--peak", "-1", "--horizon", "10"], "peak: must be greater than 0, got -1.0"),
+        (["--peak", "1", "--horizon", "10", "--shape", "radam", "--warmup", "5"], "takes no warmup_steps"),
+        (["study", "--peak", "1"], "--peak makes a schedule by hand"),
+        (["--peak", "1", "--horizon", "10", "--curve", "--json"], "exclude each other"),
+        (["--peak", "1", "--horizon", "10", "--steps", "5"], "--steps goes with --curve"),
+    ],
+)
+def test_schedules_that_cant_be_made(args: list[str], message: str) -> None:
+    done = run("schedule", *args)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_spaces() -> None:
+    assert "transformer-pretraining  Linear warm-up" in run("spaces").stdout
+    assert "default" in json.loads(run("spaces", "--json").stdout)
+    text = run("spaces", "fine-tuning").stdout
+    Path("mine.yaml").write_text(text)
+    assert run("spaces", "mine.yaml").stdout == text
+    assert run("spaces", "mine.yaml", "--json").stdout == run("spaces", "fine-tuning", "--json").stdout
+    done = run("spaces", "fine-tunning")
+    assert done.exit_code == 2
+    assert "did you mean 'fine-tuning'?" in done.stderr
+
+
+# --- sync, doctor -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("delivered", "code"), [(3, 0), (2, 4)])
+def test_sync_tells_what_mlflow_has(delivered: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivery = Delivery(folder="study", uri="http://host", trials=3, delivered=delivered)
+    monkeypatch.setattr("autowarmup.tracking.sync", lambda folder, uri: delivery)
+    done = run("sync", "study", "--mlflow", "http://host")
+    assert (done.exit_code, done.stdout) == (code, delivery.message + "\n")
+
+
+def test_sync_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync(folder: Path, uri: str | None) -> Delivery:
+        raise TrackingError("no server at http://host")
+
+    monkeypatch.setattr("autowarmup.tracking.sync", sync)
+    done = run("sync", "study")
+    assert (done.exit_code, done.stderr) == (4, "autowarmup: error: no server at http://host\n")
+    assert run("sync").exit_code == 2
+
+
+def examined(*args: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    done = run("doctor", "--json", *args)
+    return done.exit_code, {finding["name"]: finding for finding in json.loads(done.stdout)}
+
+
+def test_doctor_finds_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    code, found = examined("--study", "deep/studies")
+    assert (code, [finding["problem"] for finding in found.values() if finding["problem"]]) == (0, [])
+    assert set(found) >= {"python", "torch", "optuna", "mlflow", "ray", "device", "threads", "study folder"}
+    assert found["study folder"]["value"] == str(Path("deep/studies").absolute())
+    assert not Path("deep").exists()
+    assert "OK      torch: 2" in run("doctor").stdout
+
+
+def test_doctor_names_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 10_000)
+    code, found = examined("--mlflow", "http://127.0.0.1:9", "--study", "/proc/studies")
+    assert code == 1
+    assert "export OMP_NUM_THREADS=" in found["threads"]["problem"]
+    assert "no answer from http://127.0.0.1:9/health" in found["MLflow URI"]["problem"]
+    assert "can't be written" in found["study folder"]["problem"]
+    text = run("doctor", "--mlflow", "mlruns")
+    assert text.exit_code == 1
+    assert "problem MLflow URI: mlruns\n        tracking URI 'mlruns' is not supported" in text.stdout

@@ -1,0 +1,319 @@
+"""A study: the same result whatever happens to its process, nothing lost, nothing run twice, never a hang."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch import nn
+
+from autowarmup import SearchSpace, TuneResult, autotune
+from autowarmup.errors import StudyLockedError, TaskFailedError
+from autowarmup.store import StudyStore
+from tests.tasks import linear, settings
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = """
+import sys
+from autowarmup import autotune
+from tests.tasks import settings
+autotune(**settings(study=sys.argv[1]))
+"""
+
+
+def findings(folder: Path) -> dict[str, Any]:
+    """All that a study found, to the bit, without times and places."""
+    result = json.loads((folder / "result.json").read_text())
+    del result["study"]
+    for record in result["records"]:
+        del record["seconds"]
+    store = StudyStore(folder)
+    result["traces"] = {trial.spec.number: trial.trace.to_bytes() for trial in store.trials()}
+    result["segments"] = [(t.spec.number, report.until) for t in store.trials() for report in t.reports]
+    store.close()
+    return result
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the study finds undisturbed, in this process."""
+    folder = tmp_path_factory.mktemp("reference")
+    autotune(**settings(study=folder))
+    return findings(folder)
+
+
+def test_finds_a_schedule_and_accounts_for_every_step(tmp_path: Path) -> None:
+    result = autotune(**settings(study=tmp_path))
+    assert result.verdict.kind == "tuned"
+    assert result.schedule is not None
+    assert result.verdict.comparisons[1].interval.high < 0  # type: ignore[union-attr]
+    assert [record.number for record in result.records] == list(range(len(result.records)))
+    roles = [record.role for record in result.records]
+    assert roles[:3] == ["probe", "baseline", "baseline"]
+    assert roles.count("confirmation") == 9
+    assert result.cost.steps == sum(len(result.trace(record.number)) for record in result.records)
+    assert result.cost.steps <= result.config.budget
+    assert result.trials.loc[1, "warmup_steps"] == 0
+    assert "tuned" in result.summary()
+    for name in ("result.json", "schedule.json", "report.html"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert not list((tmp_path / "checkpoints").glob("*"))
+    assert TuneResult.load(tmp_path) == result
+
+
+def test_unfinished_trials_go_on_and_are_never_restarted(tmp_path: Path) -> None:
+    autotune(**settings(study=tmp_path))
+    store = StudyStore(tmp_path)
+    promoted = [trial for trial in store.trials() if len(trial.reports) == 3]
+    store.close()
+    assert promoted
+    for trial in promoted:
+        ends = [report.trace.end for report in trial.reports]
+        assert [report.trace.start for report in trial.reports] == [0, *ends[:-1]]
+        assert ends[-1] == trial.spec.schedule.horizon
+
+
+def test_the_same_seed_gives_the_same_result_in_another_process(reference: dict[str, Any], tmp_path: Path) -> None:
+    assert start(tmp_path).wait() == 0
+    assert findings(tmp_path) == reference
+
+
+def test_a_finished_study_is_not_run_again(reference: dict[str, Any], tmp_path: Path) -> None:
+    autotune(**settings(study=tmp_path))
+
+    def refuses() -> nn.Module:
+        if calls["left"] == 0:
+            raise AssertionError("a finished study trained again")
+        calls["left"] -= 1
+        return settings()["model_fn"]()  # type: ignore[no-any-return]
+
+    calls = {"left": 2}  # the checks before the study build two models
+    autotune(**settings(study=tmp_path, model_fn=refuses))
+    assert findings(tmp_path) == reference
+
+
+def killed_again_and_again(folder: Path, kills: int, seed: int, reference: dict[str, Any]) -> None:
+    """SIGKILLs the study at random moments of its life until ``kills`` have hit; checks each study that finishes."""
+    moments = random.Random(seed)
+    delivered = attempt = 0
+    while delivered < kills:
+        study = folder / f"study-{attempt}"
+        process = start(study)
+        try:
+            process.wait(moments.uniform(0.5, 9.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            delivered += 1
+        else:
+            assert process.returncode == 0
+            assert findings(study) == reference
+            attempt += 1
+    assert start(study).wait() == 0
+    assert findings(study) == reference
+
+
+def test_killed_three_times_it_ends_with_the_same_result(reference: dict[str, Any], tmp_path: Path) -> None:
+    killed_again_and_again(tmp_path, 3, 1, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_twenty_times_it_ends_with_the_same_result(reference: dict[str, Any], tmp_path: Path) -> None:
+    killed_again_and_again(tmp_path, 20, 2, reference)
+
+
+@pytest.mark.parametrize("moment", range(1, 60, 7))
+def test_interrupted_it_says_so_and_goes_on(moment: int, reference: dict[str, Any], tmp_path: Path) -> None:
+    """A Ctrl-C in the ``moment``-th pass through the model's validation."""
+    passes = {"left": moment * 2}
+
+    class Interrupting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            passes["left"] -= not self.training
+            if passes["left"] == 0:
+                raise KeyboardInterrupt
+            return x
+
+    with pytest.raises(KeyboardInterrupt):
+        autotune(**settings(study=tmp_path, model_fn=lambda: settings()["model_fn"]().append(Interrupting())))
+    store = StudyStore(tmp_path)
+    assert store.meta("status") == "interrupted"
+    store.close()
+    autotune(**settings(study=tmp_path, model_fn=lambda: settings()["model_fn"]().append(nn.Identity())))
+    assert findings(tmp_path)["verdict"] == reference["verdict"]
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    """Of two processes that start the same study one works, the other is told so."""
+    first = start(tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "study.db").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(StudyLockedError, match="another process is working on the study"):
+        autotune(**settings(study=tmp_path))
+    assert first.wait() == 0
+
+
+class Diverging(nn.Module):
+    """Any step makes its next loss NaN, whatever the rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+        self.start = self.head.weight.detach().clone()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        moved = (self.head.weight.detach() - self.start).abs().max() > 0
+        return self.head(x) * (torch.nan if moved else 1.0)
+
+
+def test_where_every_candidate_diverges_nothing_is_stable(tmp_path: Path) -> None:
+    result = autotune(**settings(study=tmp_path, model_fn=Diverging))
+    assert result.verdict.kind == "nothing stable"
+    assert result.schedule is None
+    assert not (tmp_path / "schedule.json").exists()
+    assert {record.outcome for record in result.records} == {"unstable"}
+    assert all(record.instability and record.instability.kind == "non-finite" for record in result.records)
+    assert all(record.instability.detected == 1 for record in result.records if record.instability)
+    assert "nothing stable" in result.summary()
+    assert TuneResult.load(tmp_path) == result
+
+
+def test_a_cliff_is_avoided_and_its_foot_recorded(tmp_path: Path) -> None:
+    """Candidates above a rate become NaN; what is found lies below, and the unstable ones cost little."""
+
+    def cliff(params: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW(params, lr=1e-3)
+
+        def check(*_: object) -> None:
+            if optimizer.param_groups[0]["lr"] > 0.02:
+                optimizer.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+        optimizer.register_step_post_hook(check)
+        return optimizer
+
+    space = SearchSpace(peak={"low": 1e-3, "high": 1.0})
+    result = autotune(**settings(study=tmp_path, model_fn=linear, optimizer=cliff, space=space))
+    assert result.schedule is not None
+    assert result.schedule.peak <= 0.021
+    unstable = result.trials[result.trials.outcome == "unstable"]
+    assert len(unstable) >= 3
+    assert (unstable.instability_rate > 0.02).all()
+    assert (unstable.instability == "non-finite").all()
+
+
+def test_the_sampler_gets_instability_as_an_observation_and_a_constraint(tmp_path: Path) -> None:
+    from autowarmup.search import Search
+
+    config = autotune(**settings(study=tmp_path, model_fn=Diverging)).config
+    search = Search(config)
+    replay(search, tmp_path)
+    told = [trial for trial in search.optuna_study.get_trials() if trial.params]
+    assert told
+    for trial in told:
+        assert trial.state == optuna.trial.TrialState.COMPLETE
+        assert np.isfinite(trial.value)  # type: ignore[arg-type]
+        assert trial.user_attrs["severity"] > 0
+    search.optuna_study.ask()
+
+
+def replay(search: Any, folder: Path) -> None:
+    """Takes the decisions of a finished study again, from its store."""
+    from autowarmup.search import Run
+
+    store = StudyStore(folder)
+    decisions = search.decisions()
+    try:
+        decision = next(decisions)
+        while True:
+            known = [store.report(s.number, until) for s, until in decision.segments] if isinstance(decision, Run) else []
+            assert None not in known
+            decision = decisions.send(known)
+    except StopIteration:
+        store.close()
+
+
+def test_where_the_first_trials_all_fail_it_stops_and_says_why(tmp_path: Path) -> None:
+    class Failing(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training and self.weight.grad is None and len(x) == 50:
+                raise RuntimeError("no luck with this batch")
+            return super().forward(x)
+
+    # the data's last batch of a pass is the only one of 50 images; the checks before the study see the first
+    images = settings()["data"]
+    data = ((images[0][0][:178], images[0][1][:178]), images[1])
+    with pytest.raises(TaskFailedError, match="(?s)first 3 trials all failed in the same way.*no luck with this batch"):
+        autotune(**settings(study=tmp_path, model_fn=lambda: Failing(64, 10), data=data))
+    store = StudyStore(tmp_path)
+    trials = store.trials()
+    assert store.meta("status") == "failed"
+    store.close()
+    assert [trial.outcome for trial in trials] == ["failed"] * 3
+    assert all("no luck with this batch" in (trial.error or "") for trial in trials)
+
+
+def test_one_failing_trial_does_not_stop_the_others(tmp_path: Path) -> None:
+    steps = {"left": 250}
+
+    class FailingOnce(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            steps["left"] -= 1
+            if steps["left"] == 0:
+                raise RuntimeError("out of luck")
+            return super().forward(x)
+
+    result = autotune(**settings(study=tmp_path, model_fn=lambda: FailingOnce(64, 10)))
+    failed = [record for record in result.records if record.outcome == "failed"]
+    assert len(failed) == 1
+    assert "out of luck" in (failed[0].error or "")
+    assert result.verdict.kind in {"tuned", "tie"}
+
+
+@pytest.mark.parametrize("preset", ["transformer-pretraining", "fine-tuning", "large-batch-cnn", "from-scratch-sgd"])
+def test_every_preset_makes_a_study(preset: str, tmp_path: Path) -> None:
+    def sgd(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, lr=0.05, momentum=0.9)
+
+    result = autotune(**settings(study=tmp_path, space=preset, optimizer=sgd, total_steps=50, confirm_seeds=2))
+    assert result.schedule is not None
+
+
+def test_a_horizon_in_epochs(tmp_path: Path) -> None:
+    result = autotune(**settings(study=tmp_path, total_steps="2 epochs"))
+    assert result.config.total_steps == 20
+
+
+def test_optunas_log_level_is_left_alone(tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    autotune(**settings(study=tmp_path, total_steps=10))
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+
+
+def test_memory_of_paused_trials_is_on_disk_only(tmp_path: Path) -> None:
+    """The checkpoint folder is the only place where a paused model lives; it is empty at the end."""
+    seen: list[int] = []
+
+    def counted() -> nn.Module:
+        seen.append(len(os.listdir(tmp_path / "checkpoints")) if (tmp_path / "checkpoints").exists() else 0)
+        return linear()
+
+    autotune(**settings(study=tmp_path, model_fn=counted))
+    assert max(seen) >= 3
+    assert os.listdir(tmp_path / "checkpoints") == []

@@ -1,0 +1,238 @@
+"""A trial: what it records, that trials of a seed are paired, that it goes on bit for bit, that it leaves no traces."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from autowarmup import Schedule
+from autowarmup.trace import Trace
+from autowarmup.trial import ModelTask, TrainSettings
+from tests.tasks import digits, linear, loaders, mlp
+
+SCHEDULE = Schedule(peak=0.01, horizon=30, warmup_steps=7, shape="linear")
+
+
+def task(model_fn: Any = mlp, data: Any = None, **settings: Any) -> ModelTask:
+    keywords = {key: settings.pop(key) for key in ("loss", "optimizer", "metrics") if key in settings}
+    chosen = TrainSettings(**{"batch_size": 64, "device": "cpu"} | settings)
+    return ModelTask(model_fn, digits() if data is None else data, settings=chosen, **keywords)
+
+
+def trained(trained_task: ModelTask, schedule: Schedule = SCHEDULE, seed: int = 0) -> Trace:
+    return Trace.join(list(trained_task.trial(schedule, seed, 10, None).run(schedule.horizon)))
+
+
+def same(first: Trace, second: Trace) -> bool:
+    return first.to_bytes() == second.to_bytes()
+
+
+def test_records_every_step_and_validates_at_checkpoints() -> None:
+    trace = trained(task(metrics={"accuracy": lambda output, target: (output.argmax(1) == target).float().mean()}))
+    assert trace.rate.tolist() == SCHEDULE.curve().tolist()
+    assert np.isfinite(trace.loss).all()
+    assert (trace.grad_norm > 0).all()
+    assert [checkpoint.step for checkpoint in trace.checkpoints] == [10, 20, 30]
+    last = trace.checkpoints[-1]
+    assert last.val_loss < trace.checkpoints[0].val_loss
+    assert last.metrics["accuracy"] > 0.6
+    assert last.val_loss != last.val_loss_ema
+
+
+def test_matches_a_loop_written_by_hand() -> None:
+    """Plain PyTorch with the same weights and batches gives the same losses and validation loss."""
+    trace = trained(task(linear))
+    made = task(linear)
+    model, batches = made.build_model(0), iter(made.trial(SCHEDULE, 0, 10, None)._batches)
+    optimizer = torch.optim.AdamW(model.parameters())
+    scheduler = SCHEDULE.scheduler(optimizer)
+    losses = []
+    for _ in range(30):
+        x, y = next(batches)
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+    x_val, y_val = map(torch.from_numpy, digits()[1])
+    np.testing.assert_allclose(trace.loss, losses, rtol=1e-5)
+    assert trace.checkpoints[-1].val_loss == pytest.approx(nn.functional.cross_entropy(model(x_val), y_val).item())
+
+
+class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Augments with all three global generators."""
+
+    def __init__(self) -> None:
+        self.x, self.y = map(torch.from_numpy, digits()[0])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[i] + 0.1 * torch.randn(64) + 0.1 * random.random() + 0.1 * np.random.rand(), self.y[i]
+
+
+DATA = {
+    "arrays": digits,
+    "dataset with augmentation": lambda: (Noisy(), digits()[1]),
+    "loaders": loaders,
+    "loader with augmentation": lambda: (DataLoader(Noisy(), 64, shuffle=True, drop_last=True), loaders()[1]),
+    "loader with its own generator": lambda: (
+        DataLoader(Noisy(), 64, shuffle=True, generator=torch.Generator().manual_seed(5)),
+        loaders()[1],
+    ),
+    "callable returning loaders": lambda: loaders,
+    "callable returning generators": lambda: lambda: (iter(loaders()[0]), iter(loaders()[1])),
+}
+
+
+@pytest.mark.parametrize("data", DATA.values(), ids=DATA)
+def test_goes_on_bit_for_bit_wherever_it_pauses(data: Any, tmp_path: Path) -> None:
+    made = task(data=data())
+    whole = trained(made)
+    for pause in (3, 10, 19):
+        parts = []
+        first = made.trial(SCHEDULE, 0, 10, None)
+        parts += list(first.run(pause))
+        first.pause(tmp_path / "trial.pt")
+        parts += list(made.trial(SCHEDULE, 0, 10, tmp_path / "trial.pt").run(30))
+        assert same(Trace.join(parts), whole)
+
+
+@pytest.mark.parametrize("data", DATA.values(), ids=DATA)
+def test_trials_of_a_seed_see_the_same_weights_and_batches(data: Any) -> None:
+    made = task(data=data())
+    slow, fast = SCHEDULE.model_copy(update={"peak": 1e-12}), SCHEDULE.model_copy(update={"peak": 1e-11})
+    np.testing.assert_allclose(trained(made, slow).loss, trained(made, fast).loss, rtol=1e-5)
+    assert not np.allclose(trained(made, slow).loss, trained(made, slow, seed=1).loss, rtol=1e-3)
+
+
+@pytest.mark.parametrize("data", DATA.values(), ids=DATA)
+def test_leaves_global_random_states_and_the_users_objects_alone(data: Any) -> None:
+    given = data()
+    loader = given[0] if isinstance(given, tuple) and isinstance(given[0], DataLoader) else None
+    generator = loader.generator.get_state() if loader is not None and loader.generator else None
+    before = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(7), np.random.seed(7), torch.manual_seed(7)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(7), np.random.seed(7), torch.manual_seed(7)
+    made = task(data=given)
+    blocks: Iterator[Trace] = made.trial(SCHEDULE, 0, 10, None).run(30)
+    next(blocks)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected != before
+    random.seed(7), np.random.seed(7), torch.manual_seed(7)
+    list(blocks)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+    if generator is not None and loader is not None and loader.generator is not None:
+        assert torch.equal(loader.generator.get_state(), generator)
+
+
+def test_accumulation_counts_optimizer_steps() -> None:
+    """Two batches of 32 make the step that one of 64 makes; the rate follows optimizer steps."""
+    whole, halves = trained(task(linear)), trained(task(linear, batch_size=32, accumulate=2))
+    assert halves.rate.tolist() == whole.rate.tolist()
+    np.testing.assert_allclose(halves.loss[:9], whole.loss[:9], rtol=1e-4)
+
+
+def test_clipping_limits_the_step_and_records_the_norm_before_it() -> None:
+    def sgd(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, lr=1.0)
+
+    free, clipped = trained(task(linear, optimizer=sgd)), trained(task(linear, optimizer=sgd, clip_norm=1e-9))
+    assert clipped.grad_norm[0] == free.grad_norm[0] > 1e-3
+    assert clipped.checkpoints[-1].val_loss > free.checkpoints[-1].val_loss
+
+
+def test_parameter_groups_keep_their_ratio() -> None:
+    made: list[torch.optim.Optimizer] = []
+
+    def groups(params: Any) -> torch.optim.Optimizer:
+        weight, bias = params
+        made.append(torch.optim.SGD([{"params": [weight], "lr": 0.01}, {"params": [bias], "lr": 0.1}]))
+        return made[-1]
+
+    trial = task(linear, optimizer=groups).trial(SCHEDULE, 0, 10, None)
+    list(trial.run(10))
+    assert [group["lr"] for group in made[-1].param_groups] == pytest.approx([0.1 * trial_rate(9), trial_rate(9)])
+
+
+def trial_rate(step: int) -> float:
+    return SCHEDULE.lr_at(step)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains(precision: str) -> None:
+    trace = trained(task(precision=precision))
+    assert trace.checkpoints[-1].val_loss < trace.checkpoints[0].val_loss
+
+
+def test_a_step_that_the_scaler_skips_has_rate_zero() -> None:
+    """An overflow in fp16 is no instability: the scaler leaves the weights alone and tries a smaller scale."""
+
+    def huge(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(output.float(), target) * 1e33
+
+    made = task(linear, loss=huge, precision="fp16")
+    trace = trained(made)
+    skipped = trace.rate == 0.0
+    assert skipped.any()
+    assert np.isnan(trace.grad_norm[skipped]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_models_train() -> None:
+    trace = trained(task(linear, compile=True))
+    np.testing.assert_allclose(trace.loss, trained(task(linear)).loss, rtol=1e-3)
+
+
+class OwnLoss(nn.Module):
+    def __init__(self, wrap: Any) -> None:
+        super().__init__()
+        self.head, self.wrap = nn.Linear(64, 10), wrap
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> Any:
+        return self.wrap(nn.functional.cross_entropy(self.head(x), labels))
+
+
+class Dictionaries:
+    """Batches as dictionaries, as Hugging Face's collators make them."""
+
+    def __init__(self, part: int) -> None:
+        self.part = part
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        x, y = map(torch.from_numpy, digits()[self.part])
+        yield from ({"x": a, "labels": b} for a, b in zip(x.split(64), y.split(64), strict=True))
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: {"loss": loss}, lambda loss: type("Out", (), {"loss": loss})(), lambda loss: loss])
+def test_models_that_return_their_loss(wrap: Any) -> None:
+    made = task(lambda: OwnLoss(wrap), data=(Dictionaries(0), Dictionaries(1)))
+    trace = trained(made)
+    assert trace.checkpoints[-1].val_loss < trace.checkpoints[0].val_loss
+
+
+def test_the_loss_of_the_trivial_predictor() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    x = np.zeros((100, 64), np.float32)
+    entropy = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
+    assert task(linear, data=((x, labels), (x, labels))).trivial_loss == pytest.approx(entropy)
+    values = np.random.default_rng(0).normal(3.0, 2.0, (100, 10)).astype(np.float32)
+    assert task(linear, data=((x, values), (x, values))).trivial_loss == pytest.approx(values.var(0).mean(), rel=1e-5)
+    assert task(linear, loss=lambda o, t: nn.functional.cross_entropy(o, t) * 2).trivial_loss is None
+
+
+def test_averaged_weights_include_buffers() -> None:
+    """With BatchNorm the averaged model's validation makes sense only with averaged statistics."""
+    last = trained(task(mlp), SCHEDULE.model_copy(update={"peak": 0.03})).checkpoints[-1]
+    assert last.val_loss_ema < 2.0 * last.val_loss
