@@ -29,7 +29,7 @@ class Data:
         data: a pair of DataLoaders, Datasets, or tuples of tensors or NumPy arrays; or a callable returning a pair of
             iterables. The callable is called once; again for every pass where what it returned can only be
             iterated over once.
-        batch_size: for Datasets, tensors and arrays.
+        batch_size: for Datasets, tensors and arrays; four times as many for validation, which needs no gradients.
 
     Raises:
         InputError: no validation data, empty or one-shot data, arrays of different lengths.
@@ -42,7 +42,7 @@ class Data:
         with borrowed():
             train, validation = _pair(data() if callable(data) else data)
         self.train = _Source(train, "train", batch_size, self._again(0), shuffle=True)
-        self.validation = _Source(validation, "validation", batch_size, self._again(1), shuffle=False)
+        self.validation = _Source(validation, "validation", 4 * batch_size, self._again(1), shuffle=False)
 
     def _again(self, index: int) -> Callable[[], Any] | None:
         make = self._make

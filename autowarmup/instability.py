@@ -72,7 +72,7 @@ class Detectors(Frozen):
     """and by this factor the highest such excess of the last 500 steps."""
     patience: float = Field(default=0.06, gt=0.0, le=1.0)
     """Share of the horizon, but 10 to 500 steps, that a loss stays high before that is fatal. Twice as long where it
-    has not come back to its start or to the trivial loss, up to three times where it has never come below that."""
+    has not come back to its start or to the trivial loss, and two to four times where it has never come below that."""
     climb_share: float = Field(default=0.3, gt=0.0, le=10.0)
     """A loss diverges that has climbed this share of the progress made above its lowest level."""
     explosion_factor: float = Field(default=30.0, gt=1.0, le=1e6)
@@ -137,13 +137,13 @@ class Monitor:
             grad_norm: the gradient's norm before clipping; NaN: not measured, infinite: measured and not finite.
         """
         observed = Step(step, rate, loss, grad_norm)
-        verdicts = [self._non_finite.observe(observed)]
-        if verdicts[0] is None and math.isfinite(loss):
+        found = [self._non_finite.observe(observed)]
+        if found[0] is None and math.isfinite(loss):
             self._history.add(observed)
-            verdicts = [detector.observe(observed) for detector in self._finite]
-        reached = [verdict for verdict in verdicts if verdict is not None]
+            found = [detector.observe(observed) for detector in self._finite]
+        reached = [instability for instability in found if instability is not None]
         self.events += reached
-        return max(reached, key=lambda verdict: verdict.fatal, default=None)
+        return max(reached, key=lambda instability: instability.fatal, default=None)
 
 
 def verdict(kind: Kind, since: Step, now: Step, severity: float, fatal: bool, message: str) -> Instability:
@@ -231,8 +231,9 @@ class History:
 
     @property
     def wander(self) -> float:
-        """How far the levels of a run that goes nowhere range: n normal values, ``2 sqrt(2 ln n)`` standard
-        deviations at most, asymptotically. Cramér 1946, Mathematical Methods of Statistics, section 28.6."""
+        """How far the levels of a run that goes nowhere range: the extremes of n normal values lie
+        ``2 sqrt(2 ln n)`` standard deviations apart, asymptotically. Leadbetter, Lindgren & Rootzén 1983, Extremes
+        and Related Properties of Random Sequences and Processes, theorem 1.5.3."""
         return self.error * 2.0 * math.sqrt(2.0 * math.log(1.0 + self.count / self.WINDOW))
 
     @property
@@ -300,7 +301,7 @@ class Collapse:
     """The loss is back that has lost all but this share of what it had gained on the trivial one."""
     SMALLEST = 0.01
     """Gains below this share of the trivial loss are none."""
-    CALM, STUCK = 1, 3
+    CALM, STUCK = 2, 4
     """How many times the patience a loss may be stuck, with gradients that have shrunk and with others."""
 
     def __init__(self, history: History, patience: int, trivial: float | None) -> None:

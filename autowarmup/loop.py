@@ -156,8 +156,8 @@ class LoopTrial:
                 raise item
             if item is None:
                 raise InputError(
-                    f"train_fn ended after {self.step} steps without being told to; it must report "
-                    f"{self.schedule.horizon} optimizer steps (run.total_steps)"
+                    f"train_fn ended after {self.step} steps without being told to; "
+                    f"it must report every optimizer step up to run.total_steps"
                 )
             self.step += 1
             yield item

@@ -147,7 +147,8 @@ class Search:
         """Cohort after cohort of candidates, halved at every rung, as long as the budget lasts."""
         config = self.config
         proposals: list[_Trial] = []
-        while size := self._affordable_cohort():
+        most = self._most_proposals()
+        while size := min(self._affordable_cohort(), most - len(proposals)):
             cohort = self._propose(size, peaks, first=not proposals)
             proposals += cohort
             alive = cohort
@@ -249,9 +250,19 @@ class Search:
 
     # -- the budget --
 
+    @property
+    def _left(self) -> int:
+        """Steps that proposals may still spend."""
+        return self.config.budget - self.config.confirm_cost - self.spent
+
+    def _most_proposals(self) -> int:
+        """Unstable candidates cost little, and what they leave buys others: up to twice as many as planned."""
+        cohorts = math.ceil(self._left / self._cohort_cost(self.config.cohort))
+        return 2 * cohorts * self.config.cohort
+
     def _affordable_cohort(self) -> int:
         """Candidates that the rest of the budget buys, up to a whole cohort."""
-        left = self.config.budget - self.config.confirm_cost - self.spent
+        left = self._left
         return next((size for size in range(self.config.cohort, 0, -1) if self._cohort_cost(size) <= left), 0)
 
     def _cohort_cost(self, size: int) -> int:
@@ -335,17 +346,18 @@ def peaks_of_ramp(trace: Trace, current_peak: float) -> PeakRange:
     """The range of peaks to search, read off an exponential ramp of the rate.
 
     The rate at which the smoothed loss was lowest lies a factor of 2 or 3 above the best peaks when the ramp is long:
-    the range goes from a tenth of it to twice it.
+    the range goes from a tenth of it to twice it, and includes the peak used today. A short ramp or a noisy loss
+    misleads by more; the baselines and the confirmation then say so.
 
     >>> rate = np.geomspace(1e-4, 1.0, 100)
     >>> loss = 3.0 - np.log1p(100 * rate) + (rate / 0.1) ** 2
     >>> peaks = peaks_of_ramp(Trace(rate, loss, loss), current_peak=1e-3)
     >>> round(peaks.low, 3), round(peaks.high, 2)
-    (0.01, 0.2)
+    (0.001, 0.2)
     """
     finite = np.isfinite(trace.loss) & (trace.rate > 0)
     if not finite.any():
-        return PeakRange(low=current_peak / 100.0, high=current_peak)
+        return PeakRange(low=current_peak / 100.0, high=current_peak)  # broke at once
     loss, rate = trace.loss[finite], trace.rate[finite]
     smooth, weight = np.empty_like(loss), 0.0
     value = 0.0
@@ -353,7 +365,7 @@ def peaks_of_ramp(trace: Trace, current_peak: float) -> PeakRange:
         value, weight = 0.9 * value + 0.1 * item, 0.9 * weight + 0.1
         smooth[i] = value / weight
     lowest = float(rate[int(np.argmin(smooth))])
-    return PeakRange(low=lowest / 10.0, high=lowest * 2.0)
+    return PeakRange(low=min(lowest / 10.0, current_peak), high=max(lowest * 2.0, current_peak))
 
 
 def _last_loss(trace: Trace) -> float:

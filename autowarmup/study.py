@@ -123,8 +123,8 @@ def _conclude(store: StudyStore, config: TuneConfig, conclusion: Conclusion) -> 
     result.save(store.folder / "result.json")
     if result.schedule is not None:
         (store.folder / "schedule.json").write_text(result.schedule.model_dump_json(indent=1), encoding="utf-8")
-    write_report(result, {trial.spec.number: trial.trace for trial in trials}, store.folder)
     store.set_meta("verdict", conclusion.verdict.model_dump(mode="json"))
+    write_report(result, {trial.spec.number: trial.trace for trial in trials}, store.folder)
     return result
 
 

@@ -52,7 +52,7 @@ def norms(steps: int = 300, seed: int = 1) -> np.ndarray:
 
 def warmup(steps: int, share: float = 0.3) -> list[float]:
     schedule = Schedule(peak=1e-2, horizon=steps, warmup_steps=round(share * steps), shape="linear")
-    return schedule.curve().tolist()
+    return [schedule.lr_at(step) for step in range(steps)]
 
 
 def fatal(events: list[Instability]) -> list[tuple[str, int]]:
@@ -170,7 +170,7 @@ def collapsed(steps: int = 300, at: int = 100, seed: int = 0) -> np.ndarray:
     losses = curve(steps, seed)
     back = np.clip((np.arange(steps) - at) / 30, 0, 1)
     noise = 0.05 * np.random.default_rng(seed + 1).standard_normal(steps)
-    return (1 - back) * losses + back * (TRIVIAL + noise)
+    return np.asarray((1 - back) * losses + back * (TRIVIAL + noise))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -248,8 +248,8 @@ def test_a_loss_that_freezes_is_fatal_within_ten_steps() -> None:
 
 
 def test_a_run_that_converges_to_the_last_bit_is_not_killed() -> None:
-    losses = np.float32(1.0 + 0.9 ** np.arange(400))
-    assert fatal(watch(losses.tolist())) == []
+    losses = (1.0 + 0.9 ** np.arange(400)).astype(np.float32)
+    assert fatal(watch(map(float, losses))) == []
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.0, -2.0])

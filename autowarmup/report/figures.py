@@ -372,13 +372,13 @@ def _value_at(curve: Array, record: TrialRecord, top: float) -> float:
 
 
 def _loss_limits(curves: Iterable[Array]) -> tuple[float, float]:
-    """From just below the lowest loss to just above the losses' start: what diverges leaves through the
-    top."""
+    """From just below the lowest loss to just above what most curves start from: what diverges leaves through the top."""
     finite = [curve[np.isfinite(curve)] for curve in curves]
     finite = [curve for curve in finite if len(curve)]
     lowest = min(float(curve.min()) for curve in finite)
-    start = max(float(curve[0]) for curve in finite)
-    highest = min(max(float(curve.max()) for curve in finite), start + 0.3 * (start - lowest))
+    heights = np.array([curve.max() for curve in finite])
+    usual = float(np.median(heights))
+    highest = min(float(heights.max()), usual + 0.3 * (usual - lowest))
     if lowest > 0:
         return lowest / 1.05, max(highest, lowest * 1.05) * 1.05
     room = 0.05 * ((highest - lowest) or 1.0)

@@ -120,7 +120,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     style: dict[str, Any] = {"va": "center", "fontsize": 9.5, "fontweight": "bold"}
     for height, name, colour in sorted(ends):
         at = float(axes.transAxes.inverted().transform(axes.transData.transform((0.0, height)))[1])
-        lower = max(at, lower + 0.055)
+        lower = max(min(max(at, 0.0), 1.0), lower + 0.055)
         axes.text(1.01, lower, name, transform=axes.transAxes, color=TEXT.get(colour, colour), **style)
 
 

@@ -1,0 +1,39 @@
+"""Every example runs, at a small size, on its real data."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from autowarmup import autotune
+
+EXAMPLES = sorted(path.stem for path in (Path(__file__).parent.parent / "examples").glob("[a-z]*.py"))
+SMALL = {"char_gpt": {"total_steps": 10, "confirm_seeds": 2, "cohort": 2, "batch_size": 4, "budget": 105}}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs(name: str, tmp_path: Path) -> None:
+    task = importlib.import_module(f"examples.{name}").task()
+    settings = {"total_steps": 40, "confirm_seeds": 2} | SMALL.get(name, {})
+    result = autotune(**task | settings, study=tmp_path, mlflow=False)
+    assert result.schedule is not None
+    assert result.verdict.comparisons
+
+
+def test_the_gpt_does_not_see_the_future() -> None:
+    """A character's logits do not depend on the characters after it, with either place of the norms."""
+    import torch
+
+    from examples.char_gpt import CONTEXT, GPT
+
+    for post_norm in (True, False):
+        model = GPT(50, post_norm=post_norm).eval()
+        tokens = torch.randint(50, (1, CONTEXT))
+        changed = tokens.clone()
+        changed[0, 40:] = (changed[0, 40:] + 1) % 50
+        with torch.no_grad():
+            before, after = model(tokens), model(changed)
+        assert torch.allclose(before[..., :40], after[..., :40], atol=1e-5)
+        assert not torch.allclose(before[..., 40:], after[..., 40:], atol=1e-2)

@@ -1,0 +1,106 @@
+"""The verdict: only what the paired runs support."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from autowarmup import Schedule
+from autowarmup.verdict import Comparison, Interval, judge
+
+NAMES = ("tuned", "no warm-up", "untuned rule")
+DURATIONS = (30, 0, 50)
+
+
+def compared(name: str, losses: Sequence[float | None]) -> Comparison:
+    number = NAMES.index(name)
+    duration = DURATIONS[number]
+    shape = {"warmup_steps": duration, "shape": "linear"} if duration else {}
+    schedule = Schedule(peak=0.1, horizon=100, **shape)  # type: ignore[arg-type]
+    return Comparison(candidate=number, name=name, schedule=schedule, final_losses=tuple(losses))
+
+
+@given(st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 2), min_size=2, max_size=20))
+def test_the_interval_is_that_of_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
+    first, second = zip(*pairs, strict=True)
+    interval = Interval.of(first, second)
+    assert interval.low <= interval.mean <= interval.high
+    differences = [a - b for a, b in pairs]
+    spread = statistics.stdev(differences)
+    if spread > 1e-6:
+        low, high = stats.t.interval(0.95, len(pairs) - 1, loc=interval.mean, scale=stats.sem(differences))
+        assert (interval.low, interval.high) == pytest.approx((low, high), rel=1e-6, abs=1e-6)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(-5, 5))
+def test_what_both_share_is_no_difference(losses: list[float], shift: float) -> None:
+    """Pairing takes out the seed: a constant difference has an interval of (nearly) no width."""
+    interval = Interval.of([loss + shift for loss in losses], losses)
+    assert interval.mean == pytest.approx(shift, abs=1e-9)
+    assert interval.high - interval.low < 1e-9
+
+
+def test_tuned_where_every_baseline_loses_by_more_than_the_noise() -> None:
+    verdict = judge(
+        compared("tuned", [1.0, 1.1, 1.2]),
+        [compared("no warm-up", [1.5, 1.6, 1.75]), compared("untuned rule", [1.3, 1.4, 1.52])],
+    )
+    assert (verdict.kind, verdict.candidate) == ("tuned", 0)
+    assert "best baseline (untuned rule)" in verdict.message
+    assert [c.interval is not None for c in verdict.comparisons] == [False, True, True]
+
+
+def test_tie_takes_the_shortest_warm_up_that_ties() -> None:
+    verdict = judge(
+        compared("tuned", [1.0, 1.1, 1.2]),
+        [compared("no warm-up", [1.05, 1.0, 1.3]), compared("untuned rule", [1.0, 1.2, 1.1])],
+    )
+    assert verdict.kind == "tie"
+    assert verdict.candidate == 1
+    assert verdict.schedule is not None
+    assert verdict.schedule.duration == 0
+    assert "ties with tuned and untuned rule" in verdict.message
+
+
+def test_tie_leaves_out_what_is_worse() -> None:
+    """No warm-up is clearly worse; the tuned schedule and the rule tie, and the tuned one is shorter."""
+    verdict = judge(
+        compared("tuned", [1.0, 1.1, 1.2]),
+        [compared("no warm-up", [2.0, 2.1, 2.2]), compared("untuned rule", [1.0, 1.2, 1.1])],
+    )
+    assert (verdict.kind, verdict.candidate) == ("tie", 0)
+
+
+def test_a_better_baseline_is_kept() -> None:
+    verdict = judge(compared("tuned", [1.5, 1.6, 1.75]), [compared("no warm-up", [1.0, 1.1, 1.2])])
+    assert (verdict.kind, verdict.candidate) == ("tie", 1)
+    assert "nothing better" in verdict.message
+
+
+def test_baselines_that_break_lose() -> None:
+    verdict = judge(compared("tuned", [1.0, 1.1]), [compared("no warm-up", []), compared("untuned rule", [None, 1.0])])
+    assert verdict.kind == "tuned"
+    assert "no baseline is" in verdict.message
+
+
+def test_a_winner_that_breaks_on_a_fresh_seed_is_no_winner() -> None:
+    verdict = judge(compared("tuned", [0.1, None]), [compared("no warm-up", [1.0, 1.1])])
+    assert (verdict.kind, verdict.candidate) == ("tie", 1)
+
+
+@pytest.mark.parametrize("tuned", [None, compared("tuned", [None, None])])
+def test_nothing_stable_has_no_schedule(tuned: Comparison | None) -> None:
+    verdict = judge(tuned, [compared("no warm-up", []), compared("untuned rule", [None, 1.0])])
+    assert (verdict.kind, verdict.schedule, verdict.candidate) == ("nothing stable", None, None)
+
+
+def test_two_seeds_that_differ_wildly_are_no_evidence() -> None:
+    verdict = judge(compared("tuned", [1.0, 1.0]), [compared("no warm-up", [1.1, 3.0])])
+    assert verdict.kind == "tie"
+    assert math.isfinite(verdict.comparisons[1].interval.high)  # type: ignore[union-attr]
