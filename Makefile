@@ -6,7 +6,7 @@ READY := .venv/.ready
 .PHONY: demo test test-slow check clean
 
 demo: $(READY)  ## tune the warm-up of a small GPT on real text, and say how to browse what was found
-	$(BIN)/autowarmup tune examples/char_gpt.py:task --steps 160 --study studies/demo
+	$(BIN)/autowarmup tune examples/char_gpt.py:task --steps 240 --study studies/demo
 
 test: $(READY)  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n 2

@@ -345,15 +345,15 @@ class Search:
 def peaks_of_ramp(trace: Trace, current_peak: float) -> PeakRange:
     """The range of peaks to search, read off an exponential ramp of the rate.
 
-    The rate at which the smoothed loss was lowest lies a factor of 2 or 3 above the best peaks when the ramp is long:
-    the range goes from a tenth of it to twice it, and includes the peak used today. A short ramp or a noisy loss
-    misleads by more; the baselines and the confirmation then say so.
+    The rate at which the smoothed loss was lowest lies above the best peaks: by a factor of 2 or 3 where the ramp is
+    long, of 10 and more where it is short. So the range goes from a thirtieth of it up to it, and includes the peak
+    used today.
 
     >>> rate = np.geomspace(1e-4, 1.0, 100)
     >>> loss = 3.0 - np.log1p(100 * rate) + (rate / 0.1) ** 2
     >>> peaks = peaks_of_ramp(Trace(rate, loss, loss), current_peak=1e-3)
     >>> round(peaks.low, 3), round(peaks.high, 2)
-    (0.001, 0.2)
+    (0.001, 0.1)
     """
     finite = np.isfinite(trace.loss) & (trace.rate > 0)
     if not finite.any():
@@ -365,7 +365,7 @@ def peaks_of_ramp(trace: Trace, current_peak: float) -> PeakRange:
         value, weight = 0.9 * value + 0.1 * item, 0.9 * weight + 0.1
         smooth[i] = value / weight
     lowest = float(rate[int(np.argmin(smooth))])
-    return PeakRange(low=min(lowest / 10.0, current_peak), high=max(lowest * 2.0, current_peak))
+    return PeakRange(low=min(lowest / 30.0, current_peak), high=max(lowest, current_peak))
 
 
 def _last_loss(trace: Trace) -> float:
