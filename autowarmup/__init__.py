@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from autowarmup.loop import LoopRun
 
 __version__ = "0.1.0"
-__all__ = ["AutowarmupError", "Detectors", "Instability", "LoopRun", "Schedule", "SearchSpace", "TuneResult", "autotune"]
+__all__ = [
+    "AutowarmupError",
+    "Detectors",
+    "Instability",
+    "LoopRun",
+    "Schedule",
+    "SearchSpace",
+    "TuneResult",
+    "autotune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -160,7 +160,7 @@ def _is_indexed(data: Any) -> bool:
 
 
 def _left_alone(loader: Any, seed: int) -> Iterator[Batch]:
-    """A pass over a loader of the user's, whose own generators, if any, draw from ``seed`` and are never seen changed."""
+    """A pass over a loader of the user's; its own generators draw from ``seed`` and are never seen changed."""
     owners = (loader, getattr(loader, "sampler", None))
     generators = list({id(g): g for owner in owners if (g := getattr(owner, "generator", None))}.values())
     states = [torch.Generator(g.device).manual_seed(seed).get_state() for g in generators]

@@ -225,7 +225,7 @@ class SearchSpace(Frozen):
                 text = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:  # a ValueError: a path that no file can have
             reason = error.strerror if isinstance(error, OSError) else error
-            raise SpaceError(f"can't read the search space {_short(str(path))}: {reason}") from error
+            raise SpaceError(f"can't read the search space {str(path)!r}: {reason}") from error
         return cls.parse(text, source=str(path))
 
     @classmethod

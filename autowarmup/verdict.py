@@ -130,11 +130,12 @@ def _victory(rivals: Sequence[Comparison], baselines: int) -> str:
         return "The tuned schedule is stable on every seed; no baseline is."
     closest = max((c for c in rivals if c.interval), key=lambda c: c.interval.mean if c.interval else 0.0)
     assert closest.interval is not None
+    interval = closest.interval
     lost = f"; {baselines - len(rivals)} of {baselines} baselines became unstable" if len(rivals) < baselines else ""
     return (
-        f"The tuned schedule beats the best baseline ({closest.name}) by {-closest.interval.mean:.4f} in final "
-        f"validation loss, {closest.interval.confidence:.0%} interval {-closest.interval.high:.4f} to {-closest.interval.low:.4f} "
-        f"over {len(closest.interval.differences)} fresh seeds{lost}."
+        f"The tuned schedule beats the best baseline ({closest.name}) by {-interval.mean:.4f} in final "
+        f"validation loss, {interval.confidence:.0%} interval {-interval.high:.4f} to {-interval.low:.4f} "
+        f"over {len(interval.differences)} fresh seeds{lost}."
     )
 
 

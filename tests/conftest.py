@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Tiny models on shared machines: threads that wait for one another cost more than they bring. Read by torch when it is
 first imported, here and in the processes that tests start."""
@@ -22,5 +21,3 @@ def _doctest_names(doctest_namespace: dict[str, Any], tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-

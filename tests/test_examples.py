@@ -10,14 +10,13 @@ import pytest
 from autowarmup import autotune
 
 EXAMPLES = sorted(path.stem for path in (Path(__file__).parent.parent / "examples").glob("[a-z]*.py"))
-SMALL = {"char_gpt": {"total_steps": 10, "confirm_seeds": 2, "cohort": 2, "batch_size": 4, "budget": 105}}
+SMALL = {"confirm_seeds": 2, "cohort": 2, "total_steps": 10, "budget": 105}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name: str, tmp_path: Path) -> None:
     task = importlib.import_module(f"examples.{name}").task()
-    settings = {"total_steps": 40, "confirm_seeds": 2} | SMALL.get(name, {})
-    result = autotune(**task | settings, study=tmp_path, mlflow=False)
+    result = autotune(**task | SMALL, study=tmp_path, mlflow=False)
     assert result.schedule is not None
     assert result.verdict.comparisons
 

@@ -29,7 +29,13 @@ def smooth(spec: TrialSpec, start: int, until: int) -> Report:
     schedule = spec.schedule
     if schedule.peak > 0.3:
         verdict = Instability(
-            kind="divergence", severity=schedule.peak, step=start + 1, rate=schedule.peak, detected=start + 3, fatal=True, message=""
+            kind="divergence",
+            severity=schedule.peak,
+            step=start + 1,
+            rate=schedule.peak,
+            detected=start + 3,
+            fatal=True,
+            message="",
         )
         return Report(spec.number, until, trace(start, 3, 9.0), verdict)
     loss = np.log10(schedule.peak / 0.1) ** 2 + 0.01 * (np.sqrt(schedule.duration) - 4) ** 2 + 1.0
@@ -41,7 +47,9 @@ def trace(start: int, steps: int, loss: float) -> Trace:
     return Trace(column, column, column, (Checkpoint(start + steps, loss, loss),), start)
 
 
-def conducted(search: Search, answer: Answer) -> tuple[Conclusion, list[tuple[TrialSpec, int, int]], dict[int, Outcome]]:
+def conducted(
+    search: Search, answer: Answer
+) -> tuple[Conclusion, list[tuple[TrialSpec, int, int]], dict[int, Outcome]]:
     """Answers every decision; returns the conclusion, the segments run and how each trial ended."""
     ends: dict[int, int] = {}
     segments, outcomes = [], {}
@@ -151,7 +159,9 @@ def test_trials_that_fail_each_in_its_own_way_still_end() -> None:
 def test_where_only_a_baseline_is_stable_it_is_kept() -> None:
     def breaking(spec: TrialSpec, start: int, until: int) -> Report:
         proposal = spec.role == "proposal"
-        changed = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"peak": 1.0})}) if proposal else spec
+        changed = (
+            spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"peak": 1.0})}) if proposal else spec
+        )
         return smooth(changed, start, until)
 
     conclusion, _, _ = conducted(Search(config()), breaking)

@@ -242,7 +242,9 @@ def replay(search: Any, folder: Path) -> None:
     try:
         decision = next(decisions)
         while True:
-            known = [store.report(s.number, until) for s, until in decision.segments] if isinstance(decision, Run) else []
+            known = (
+                [store.report(s.number, until) for s, until in decision.segments] if isinstance(decision, Run) else []
+            )
             assert None not in known
             decision = decisions.send(known)
     except StopIteration:

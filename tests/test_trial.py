@@ -215,7 +215,9 @@ class Dictionaries:
         yield from ({"x": a, "labels": b} for a, b in zip(x.split(64), y.split(64), strict=True))
 
 
-@pytest.mark.parametrize("wrap", [lambda loss: {"loss": loss}, lambda loss: type("Out", (), {"loss": loss})(), lambda loss: loss])
+@pytest.mark.parametrize(
+    "wrap", [lambda loss: {"loss": loss}, lambda loss: type("Out", (), {"loss": loss})(), lambda loss: loss]
+)
 def test_models_that_return_their_loss(wrap: Any) -> None:
     made = task(lambda: OwnLoss(wrap), data=(Dictionaries(0), Dictionaries(1)))
     trace = trained(made)

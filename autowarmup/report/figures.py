@@ -372,7 +372,7 @@ def _value_at(curve: Array, record: TrialRecord, top: float) -> float:
 
 
 def _loss_limits(curves: Iterable[Array]) -> tuple[float, float]:
-    """From just below the lowest loss to just above what most curves start from: what diverges leaves through the top."""
+    """From just below the lowest loss to just above what most curves start from; what diverges leaves at the top."""
     finite = [curve[np.isfinite(curve)] for curve in curves]
     finite = [curve for curve in finite if len(curve)]
     lowest = min(float(curve.min()) for curve in finite)
