@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autowarmup.errors import InputError
-from autowarmup.rng import borrowed, seed_host
+from autowarmup.rng import borrowed, seed_everything
 from autowarmup.seeds import derive_seed
 
 Batch = Any
@@ -87,12 +87,12 @@ class _Source:
         index = epoch * self.batches if self.batches else 0
         while True:
             skip = max(0, start - index) if _is_indexed(self._data) else 0
-            seed_host(derive_seed(seed, "pass", epoch))
+            seed_everything(derive_seed(seed, "pass", epoch))
             batches = self.one_pass(derive_seed(seed, "order", epoch), skip)
             index += skip
             first = index
             while True:
-                seed_host(derive_seed(seed, "batch", index))
+                seed_everything(derive_seed(seed, "batch", index))
                 batch = next(batches, None)
                 if batch is None:
                     break

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from autowarmup.errors import InputError
 from autowarmup.rng import Stream
@@ -126,7 +127,8 @@ class LoopTrial:
     def __init__(self, task: LoopTask, schedule: Schedule, seed: int) -> None:
         self.step = 0
         self.schedule = schedule
-        self._random = Stream(derive_seed(seed, "training"))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._random = Stream(derive_seed(seed, "training"), device)
         self._run = LoopRun(schedule, seed)
         self._thread = threading.Thread(target=self._work, args=(task.train_fn,), daemon=True)
 

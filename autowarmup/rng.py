@@ -1,4 +1,8 @@
-"""Random numbers: global states that are seeded, swapped, and left as they were found."""
+"""Random numbers: global states that are seeded, swapped, and left as they were found.
+
+A state is that of the host (Python, NumPy, torch on the CPU) and of the one device that is used, if any; other devices
+are never touched.
+"""
 
 from __future__ import annotations
 
@@ -10,69 +14,75 @@ from typing import Any
 import numpy as np
 import torch
 
-
-def seed_everything(seed: int) -> None:
-    """Seeds the global generators of Python, NumPy and torch, GPUs included."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+CPU = torch.device("cpu")
 
 
-def seed_host(seed: int) -> None:
-    """Seeds the global generators that data loading uses: Python's, NumPy's and torch's on the CPU."""
+def seed_everything(seed: int, device: torch.device = CPU) -> None:
+    """Seeds the global generators of the host and of ``device``."""
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
-def capture() -> dict[str, Any]:
-    """The state of all global generators, as plain values and tensors (``torch.load(weights_only=True)`` reads it)."""
+def capture(device: torch.device = CPU) -> dict[str, Any]:
+    """The state of the global generators, as plain values and tensors that ``torch.load(weights_only=True)`` reads."""
     version, numbers, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [torch.tensor(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        "device": _device_state(device),
     }
 
 
-def restore(state: dict[str, Any]) -> None:
-    """Sets all global generators to a captured state."""
+def restore(state: dict[str, Any], device: torch.device = CPU) -> None:
+    """Sets the global generators to a captured state."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
-    if state["mps"] is not None:
-        torch.mps.set_rng_state(state["mps"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["device"].cpu(), device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state["device"].cpu())
+
+
+def _device_state(device: torch.device) -> torch.Tensor | None:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else None
 
 
 @contextmanager
-def borrowed() -> Iterator[None]:
+def borrowed(device: torch.device = CPU) -> Iterator[None]:
     """Whatever happens to the global generators inside, they are as before afterwards."""
-    state = capture()
+    state = capture(device)
     try:
         yield
     finally:
-        restore(state)
+        restore(state, device)
 
 
 class Stream:
     """A random state of one's own, swapped in while in use: ``with stream: ...``."""
 
-    def __init__(self, seed: int) -> None:
-        with borrowed():
-            seed_everything(seed)
-            self.state = capture()
+    def __init__(self, seed: int, device: torch.device = CPU) -> None:
+        self._device = device
+        with borrowed(device):
+            seed_everything(seed, device)
+            self.state = capture(device)
 
     def __enter__(self) -> None:
-        self._outer = capture()
-        restore(self.state)
+        self._outer = capture(self._device)
+        restore(self.state, self._device)
 
     def __exit__(self, *_: object) -> None:
-        self.state = capture()
-        restore(self._outer)
+        self.state = capture(self._device)
+        restore(self._outer, self._device)

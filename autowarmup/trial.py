@@ -90,7 +90,7 @@ class ModelTask:
         self.loss = loss
         self.optimizer_fn: OptimizerFactory = optimizer or torch.optim.AdamW
         self.metrics = metrics or {}
-        with borrowed():
+        with borrowed(self.device):
             self._check()
 
     def _check(self) -> None:
@@ -134,7 +134,7 @@ class ModelTask:
 
     def build_model(self, seed: int) -> nn.Module:
         """A model with the initial weights of ``seed``, on the device."""
-        seed_everything(derive_seed(seed, "model"))
+        seed_everything(derive_seed(seed, "model"), self.device)
         model = self.model_fn()
         if not isinstance(model, nn.Module):
             raise InputError(f"model_fn must return a torch.nn.Module, got {type(model).__name__}")
@@ -235,8 +235,8 @@ class Trial:
         self.task, self.schedule, self.eval_every = task, schedule, eval_every
         self.step = 0
         self._seed = seed
-        self._random = Stream(derive_seed(seed, "training"))
-        with borrowed():
+        self._random = Stream(derive_seed(seed, "training"), task.device)
+        with borrowed(task.device):
             self._model = task.build_model(seed)
             self._optimizer = task.build_optimizer(self._model)
         rates = [float(group["lr"]) for group in self._optimizer.param_groups]
@@ -339,8 +339,8 @@ class Trial:
         self._model.eval()
         sums: dict[str, Tensor] = {}
         examples = 0
-        with borrowed(), torch.no_grad():
-            seed_everything(derive_seed(self._seed, "validation"))
+        with borrowed(self.task.device), torch.no_grad():
+            seed_everything(derive_seed(self._seed, "validation"), self.task.device)
             for batch in self.task.data.validation.one_pass():
                 batch = to_device(batch, self.task.device)
                 with self._autocast():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +59,7 @@ def test_the_architecture_names_every_module() -> None:
 
 HEAVY = {"torch", "ray", "mlflow", "matplotlib", "optuna"}
 HOMES = {
-    "torch": {"scheduler.py", "rng.py", "data.py", "trial.py"},
+    "torch": {"scheduler.py", "rng.py", "data.py", "trial.py", "loop.py"},
     "mlflow": {"tracking/mlflow.py"},
     "matplotlib": {"report/figures.py", "report/style.py"},
     "optuna": {"search.py"},
@@ -72,3 +75,13 @@ def test_heavy_libraries_are_imported_only_where_they_are_the_subject() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in {name.split(".")[0] for name in names} & HEAVY:
                 assert str(path.relative_to(PACKAGE)) in HOMES[name], f"{path} imports {name} at its top"
+
+
+def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    inside = {name for name in names if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in inside} == {"autowarmup"}
+    presets = {f"autowarmup/search_spaces/{path.name}" for path in (ROOT / "search_spaces").glob("*.yaml")}
+    assert presets | {"autowarmup/py.typed", "autowarmup/report/report.html.j2"} <= inside
