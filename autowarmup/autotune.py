@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from autowarmup.engines.base import Task
     from autowarmup.loop import LoopRun
+    from autowarmup.losses import Loss
     from autowarmup.progress import Progress
     from autowarmup.result import TuneResult
-    from autowarmup.trial import Loss, OptimizerFactory
+    from autowarmup.task import OptimizerFactory
 
 
 T = TypeVar("T")
@@ -111,6 +112,8 @@ def autotune(
         batch_size=batch_size, accumulate=accumulate, clip_norm=clip_norm,
         precision=precision, device=device, compile=compile,
     )  # fmt: skip
+    if "%" in str(total_steps):
+        raise InputError(f"total_steps={total_steps!r}: a share of what? Give steps, or epochs such as '5 epochs'")
     horizon = duration_steps(total_steps, 0, task.steps_per_epoch)
     config = _checked(
         TuneConfig,
@@ -147,8 +150,13 @@ def _task(
     if train_fn is not None:
         from autowarmup.loop import LoopTask
 
+        defaults = {"batch_size": 32, "accumulate": 1, "precision": "fp32", "compile": False}
+        given = {"data": data, "loss": loss, "optimizer": optimizer, "metrics": metrics} | settings
+        odd = [name for name, value in given.items() if value != defaults.get(name)]
+        if odd:
+            raise InputError(f"{', '.join(odd)} can't be given with train_fn: train_fn does that itself")
         return LoopTask(train_fn, current_peak=current_peak or 1e-3, beta2=beta2 or 0.999)
-    from autowarmup.trial import ModelTask, TrainSettings
+    from autowarmup.task import ModelTask, TrainSettings
 
     checked = _checked(TrainSettings, **settings)
     return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=checked)

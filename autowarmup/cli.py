@@ -600,7 +600,7 @@ def spaces(name: str | None, as_json: bool) -> None:
     \b
     Examples:
       autowarmup spaces
-      autowarmup spaces vision-large-batch > mine.yaml
+      autowarmup spaces large-batch-cnn > mine.yaml
     """
     if name is None:
         described = {preset: SearchSpace.load(preset).description for preset in presets()}

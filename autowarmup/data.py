@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from autowarmup.batch import Batch
 from autowarmup.errors import InputError
 from autowarmup.rng import borrowed, seed_everything
 from autowarmup.seeds import derive_seed
-
-Batch = Any
-"""A tensor, a tuple ``(*inputs, target)`` or a dictionary of tensors."""
 
 EXPECTED = (
     "data must be (train, validation), each a DataLoader, a Dataset, a tuple of tensors or NumPy arrays such as "
@@ -63,6 +61,17 @@ class _Source:
             )
         if not isinstance(self._data, Iterable) and not isinstance(self._data, Dataset):
             raise InputError(f"the {name} data is a {type(data).__name__}; {EXPECTED}")
+        if isinstance(self._data, IterableDataset):
+            raise InputError(
+                f"the {name} data is an IterableDataset: wrap it in a DataLoader, which makes batches of it"
+            )
+        if isinstance(self._data, Dataset) and not isinstance(self._data, Sized):
+            raise InputError(f"the {name} data, a {type(data).__name__}, has no length: a Dataset needs __len__")
+        if getattr(self._data, "persistent_workers", False):
+            raise InputError(
+                f"the {name} DataLoader has persistent_workers=True: its workers would carry their random state from "
+                f"one trial to the next, and trials could not be compared; pass persistent_workers=False"
+            )
         if self.batches == 0:
             raise InputError(f"the {name} data is empty: {type(data).__name__} of length 0")
 
@@ -122,10 +131,11 @@ class _Source:
         dataset = cast(Any, self._data)
         size = len(dataset)
         order = np.random.default_rng(order_seed).permutation(size) if self._shuffle else np.arange(size)
-        parts = [order[i : i + self._batch_size] for i in range(skip * self._batch_size, size, self._batch_size)]
-        if isinstance(dataset, TensorDataset):
+        starts = range(skip * self._batch_size, size, self._batch_size)
+        parts = (order[start : start + self._batch_size] for start in starts)
+        if type(dataset) is TensorDataset:
             return (tuple(tensor[part] for tensor in dataset.tensors) for part in map(torch.from_numpy, parts))
-        return iter(DataLoader(dataset, batch_sampler=[part.tolist() for part in parts]))
+        return iter(DataLoader(dataset, batch_sampler=(part.tolist() for part in parts)))
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
@@ -161,7 +171,8 @@ def _is_indexed(data: Any) -> bool:
 
 def _left_alone(loader: Any, seed: int) -> Iterator[Batch]:
     """A pass over a loader of the user's; its own generators draw from ``seed`` and are never seen changed."""
-    owners = (loader, getattr(loader, "sampler", None))
+    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
+    owners = [loader, *samplers, getattr(samplers[1], "sampler", None)]
     generators = list({id(g): g for owner in owners if (g := getattr(owner, "generator", None))}.values())
     states = [torch.Generator(g.device).manual_seed(seed).get_state() for g in generators]
     batches: Iterator[Batch] | None = None

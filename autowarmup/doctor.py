@@ -69,9 +69,9 @@ def _torch() -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding(name="device", value="-", problem=f"torch can't be imported: {error}")
         return
-    from autowarmup.trial import _device
+    from autowarmup.task import best_device
 
-    device = _device(None)
+    device = best_device()
     try:
         torch.ones(8, 8, device=device).mm(torch.ones(8, 8, device=device)).sum().item()
     except RuntimeError as error:

@@ -64,7 +64,7 @@ class Detectors(Frozen):
         ('non-finite', 1, True)
     """
 
-    spike_noise: float = Field(default=1.5, gt=0.0, le=100.0)
+    spike_noise: float = Field(default=2.0, gt=0.0, le=100.0)
     """A spike exceeds the trend by this factor more than nine of ten of the last losses strayed from it,"""
     spike_share: float = Field(default=0.3, gt=0.0, le=10.0)
     """and by this share of the progress made, start less lowest level,"""
@@ -72,7 +72,8 @@ class Detectors(Frozen):
     """and by this factor the highest such excess of the last 500 steps."""
     patience: float = Field(default=0.06, gt=0.0, le=1.0)
     """Share of the horizon, but 10 to 500 steps, that a loss stays high before that is fatal. Twice as long where it
-    has not come back to its start or to the trivial loss, and two to four times where it has never come below that."""
+    has not come back to its start. At the trivial loss at least 30 steps, and where it has never come below that also
+    half as long again as it took to get there."""
     climb_share: float = Field(default=0.3, gt=0.0, le=10.0)
     """A loss diverges that has climbed this share of the progress made above its lowest level."""
     explosion_factor: float = Field(default=30.0, gt=1.0, le=1e6)
@@ -209,7 +210,7 @@ class History:
         losses = list(self.losses)
         self.level, self.recent, self.earlier = median(losses), median(losses[-5:]), median(losses[:10])
         self.levels.append(self.level)
-        if self.count >= 5:
+        if self.count >= 10:
             self.lowest = min(self.lowest, self.level)
             self.highest = max(self.highest, self.level)
 
@@ -294,6 +295,42 @@ class Lasting:
             self.since = step
 
 
+class Settled:
+    """The last steps over which the loss has not fallen: the median of their later half is not significantly below
+    that of their earlier half. While it is, the oldest tenth of them is forgotten: nothing fixed has to be waited for,
+    and a fall too slow for two neighbouring windows to tell shows all the same."""
+
+    LEAST, MOST = 10, 1000
+    FALL = 1.0
+    """Standard errors by which a fall is told; a low bar, since a false one costs no more than a tenth."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.steps: deque[Step] = deque(maxlen=self.MOST)
+        self.level = 0.0
+        self.wait = 0
+
+    def add(self, step: Step) -> None:
+        self.steps.append(step)
+        self.wait -= 1
+        count = len(self.steps)
+        if self.wait > 0 or count < self.LEAST:
+            return
+        self.wait = count // 20
+        losses = [past.loss for past in self.steps]
+        half = count // 2
+        self.level = median(losses)
+        error = MEDIAN_ERROR * self.history.sigma * math.sqrt(2.0 / half)
+        if median(losses[:half]) - median(losses[-half:]) > self.FALL * error:
+            for _ in range(count // 10):
+                self.steps.popleft()
+
+    @property
+    def error(self) -> float:
+        """Of the level."""
+        return MEDIAN_ERROR * self.history.sigma / math.sqrt(len(self.steps))
+
+
 class Collapse:
     """The loss is back at the trivial predictor's, or has never come below it although the rate has been high."""
 
@@ -301,53 +338,75 @@ class Collapse:
     """The loss is back that has lost all but this share of what it had gained on the trivial one."""
     SMALLEST = 0.01
     """Gains below this share of the trivial loss are none."""
-    CALM, STUCK = 2, 4
-    """How many times the patience a loss may be stuck, with gradients that have shrunk and with others."""
+    LOST, STUCK = 30, 40
+    """The least patience, in steps."""
+    CALM, LIVELY = 0.75, 1.2
+    """Patience with a stuck loss whose gradients have shrunk, and with others, in units of the patience."""
+    SLOW = 1.33
+    """A loss is stuck that has settled this many times as long as it took to get there: what falls slowly, as at a
+    low rate, gets on slowly too."""
+    RISE = 1.4
+    """A rate that still rises has been high if it has risen by this factor since the loss settled."""
 
     def __init__(self, history: History, patience: int, trivial: float | None) -> None:
         self.history, self.patience, self.trivial = history, patience, trivial
+        self.settled = Settled(history)
         self.lost, self.stuck = Lasting(), Lasting()
 
     def observe(self, step: Step) -> Instability | None:
-        history = self.history
-        if self.trivial is None or history.count < history.WINDOW:
+        history, settled = self.history, self.settled
+        if self.trivial is None:
+            return None
+        settled.add(step)
+        if history.count < settled.LEAST:
             return None
         near = self._near(self.trivial)
         self.lost.add(step, near and self._learnt(self.trivial))
         self.stuck.add(step, near and self._stuck(self.trivial, step.rate))
-        patience_if_stuck = (self.CALM if history.calm else self.STUCK) * self.patience
-        for lasting, patience in (self.lost, self.patience), (self.stuck, patience_if_stuck):
-            if lasting.since is not None and lasting.steps >= patience and near:
+        for lasting, patience in (self.lost, self._patience_if_lost()), (self.stuck, self._patience_if_stuck()):
+            if lasting.since is not None and near and min(lasting.steps, len(settled.steps)) >= patience:
                 message = f"the loss sits at {history.level:.4g}; ignoring the input would give {self.trivial:.4g}"
                 return verdict("silent-failure", lasting.since, step, 1.0, True, message)
         return None
 
+    def _patience_if_lost(self) -> float:
+        """Half as many steps as the run had before, within limits."""
+        before = self.lost.since.number if self.lost.since else 0
+        return max(self.LOST, min(before / 2, self.patience))
+
+    def _patience_if_stuck(self) -> float:
+        share = self.CALM if self.history.calm else self.LIVELY
+        fall = self.settled.steps[0].number
+        return max(share * max(self.STUCK, self.patience), min(self.SLOW * fall, Monitor.MAX_PATIENCE))
+
     def _near(self, trivial: float) -> bool:
-        """At the trivial loss or above, and staying there."""
+        """At the trivial loss or above."""
         history = self.history
         slack = max(2 * history.error, self.NEAR * (trivial - history.lowest))
-        return min(history.level, history.recent) > trivial - slack and not history.falling
+        return min(history.level, history.recent) > trivial - slack
 
     def _learnt(self, trivial: float) -> bool:
         """The loss had been below the trivial one, and has climbed since."""
         history = self.history
         gain = trivial - history.lowest
-        return gain > self.SMALLEST * abs(trivial) and history.level - history.lowest > history.wander
+        learnt = gain > max(self.SMALLEST * abs(trivial), 4 * history.error)
+        return learnt and history.level - history.lowest > history.wander
 
     def _stuck(self, trivial: float, rate: float) -> bool:
         """Training has moved the loss, to no avail, and the rate is as high as it gets. A loss that has not moved
         yet has not started, and one on its way down from its start has not arrived."""
-        history = self.history
+        history, settled = self.history, self.settled
         way_down = 0.25 * (history.start - trivial)
         arrived = history.level - trivial < max(way_down, 0.1 * abs(trivial)) or history.level > history.start
-        moved = history.highest - history.lowest > max(2 * history.wander, 0.05 * abs(trivial))
-        worse = history.level - max(history.start, trivial) > max(3 * history.error, 0.05 * abs(trivial))
+        highest = max(history.highest, history.start - 2 * history.sigma)
+        moved = highest - history.lowest > max(2 * history.wander, 0.05 * abs(trivial))
+        before = max(history.start, history.lowest + history.error, trivial)
+        height = min(history.level, settled.level) - before
+        worse = height > max(3 * settled.error, 0.05 * abs(trivial))
         return arrived and (moved or worse) and rate > 0.5 * history.max_rate and self._rate_was_high(rate)
 
     def _rate_was_high(self, rate: float) -> bool:
-        """The rate has stopped rising, or doubled since the loss got stuck."""
-        since = self.stuck.since
-        return not self.history.rate_rising or (since is not None and rate > 2 * since.rate)
+        return not self.history.rate_rising or rate > self.RISE * self.settled.steps[0].rate
 
 
 class Divergence:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from autowarmup.errors import InputError
 from autowarmup.rng import Stream
 from autowarmup.schedule import Schedule
 from autowarmup.seeds import derive_seed
+from autowarmup.task import best_device
 from autowarmup.trace import Checkpoint, Trace
 
 
@@ -71,6 +71,8 @@ class LoopRun:
                 raise TrialStopped
             self._told = True
             return True
+        if metrics and val_loss is None:
+            raise InputError(f"report({', '.join(metrics)}): metrics belong to a validation; report val_loss with them")
         checkpoints: tuple[Checkpoint, ...] = ()
         if val_loss is not None:
             ema = math.nan if val_loss_ema is None else _number("val_loss_ema", val_loss_ema)
@@ -80,6 +82,8 @@ class LoopRun:
         if grad_norm is not None and not math.isfinite(norm):
             norm = math.inf
         rate = self.schedule.lr_at(self._step) if lr is None else _number("lr", lr)
+        if not 0.0 <= rate < math.inf:
+            raise InputError(f"report(lr={lr!r}): a learning rate must be at least 0 and finite")
         row = np.array([[rate], [_number("loss", loss)], [norm]])
         self._reports.put(Trace(row[0], row[1], row[2], checkpoints, self._step))
         self._step += 1
@@ -91,8 +95,9 @@ class LoopRun:
 class LoopTask:
     """What is trained by a function of the user's own.
 
-    The function runs in a thread that moves only while the engine pulls. A paused trial waits there with its model in
-    memory; after a restart of the process its loop is run again up to where it was.
+    The function runs in a thread of its own (signal handlers can't be set there) that moves only while the engine
+    pulls. A paused trial waits there with its model in memory; after a restart of the process its loop is run again up
+    to where it was.
 
     Args:
         train_fn: takes a :class:`LoopRun`, trains, and calls ``report`` once after each optimizer step.
@@ -127,8 +132,8 @@ class LoopTrial:
     def __init__(self, task: LoopTask, schedule: Schedule, seed: int) -> None:
         self.step = 0
         self.schedule = schedule
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._random = Stream(derive_seed(seed, "training"), device)
+        self._over = False
+        self._random = Stream(derive_seed(seed, "training"), best_device())
         self._run = LoopRun(schedule, seed)
         self._thread = threading.Thread(target=self._work, args=(task.train_fn,), daemon=True)
 
@@ -154,6 +159,7 @@ class LoopTrial:
             with self._random:
                 self._run._go.release()
                 item = self._run._reports.get()
+            self._over = not isinstance(item, Trace)
             if isinstance(item, BaseException):
                 raise item
             if item is None:
@@ -167,7 +173,7 @@ class LoopTrial:
     def close(self) -> None:
         """Tells the loop to stop and waits until it has."""
         self._run.should_stop = True
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not self._over:
             with self._random:
                 self._run._go.release()
                 while isinstance(self._run._reports.get(), Trace):

@@ -30,12 +30,10 @@ def seed_everything(seed: int, device: torch.device = CPU) -> None:
 
 
 def capture(device: torch.device = CPU) -> dict[str, Any]:
-    """The state of the global generators, as plain values and tensors that ``torch.load(weights_only=True)`` reads."""
-    version, numbers, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    """The state of the global generators."""
     return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [torch.tensor(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(cached)],
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=True),
         "torch": torch.get_rng_state(),
         "device": _device_state(device),
     }
@@ -43,15 +41,29 @@ def capture(device: torch.device = CPU) -> dict[str, Any]:
 
 def restore(state: dict[str, Any], device: torch.device = CPU) -> None:
     """Sets the global generators to a captured state."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"].cpu())
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
     if device.type == "cuda":
-        torch.cuda.set_rng_state(state["device"].cpu(), device)
+        torch.cuda.set_rng_state(state["device"], device)
     elif device.type == "mps":
-        torch.mps.set_rng_state(state["device"].cpu())
+        torch.mps.set_rng_state(state["device"])
+
+
+def portable(state: dict[str, Any]) -> dict[str, Any]:
+    """A captured state as plain values and tensors, which ``torch.load(weights_only=True)`` reads."""
+    version, numbers, gauss = state["python"]
+    name, keys, *rest = state["numpy"]
+    plain = {"python": [version, list(numbers), gauss], "numpy": [name, keys.tolist(), *map(float, rest)]}
+    return state | plain
+
+
+def usable(state: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`portable`."""
+    version, numbers, gauss = state["python"]
+    name, keys, position, has_gauss, cached = state["numpy"]
+    numpy_state = (name, np.array(keys, np.uint32), int(position), int(has_gauss), cached)
+    return state | {"python": (version, tuple(numbers), gauss), "numpy": numpy_state}
 
 
 def _device_state(device: torch.device) -> torch.Tensor | None:

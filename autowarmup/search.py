@@ -16,6 +16,7 @@ weights, then let the best meet the baselines on fresh paired seeds.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ class Search:
             params = config.space.params_of(baseline.spec.schedule, config.steps_per_epoch)
             if params is not None and peaks.low <= config.current_peak <= peaks.high:
                 baseline.told = self._ask(peaks, params)[0]
-        yield from self._advance(baselines, config.total_steps)
+        yield from self._finish_all(baselines)
         return baselines
 
     def _proposals(self, peaks: PeakRange) -> Generator[Run | Finish, list[Report], list[_Trial]]:
@@ -165,31 +166,32 @@ class Search:
     def _confirmation(
         self, proposals: Sequence[_Trial], baselines: Sequence[_Trial]
     ) -> Generator[Run | Finish, list[Report], Verdict]:
-        """The best proposal and the stable baselines on fresh paired seeds."""
+        """The stable baselines and the best proposal on fresh paired seeds; where that one breaks, the next best."""
         completed = [trial for trial in proposals if trial.final_loss is not None]
-        winner = min(completed, key=lambda trial: trial.final_loss or 0.0, default=None)
-        names = ["no warm-up", "untuned rule"]
-        rivals = [(name, trial) for name, trial in zip(names, baselines, strict=True)]
-        contenders = [("tuned", winner)] if winner else []
-        comparisons = []
-        for name, trial in contenders + rivals:
-            losses: list[float | None] = []
-            if trial.outcome == "completed":
-                losses = yield from self._fresh_losses(trial)
-            comparisons.append(
-                Comparison(
-                    candidate=trial.spec.candidate,
-                    name=name,
-                    schedule=trial.spec.schedule,
-                    final_losses=tuple(losses),
-                )
-            )
-        return judge(comparisons[0] if winner else None, comparisons[-len(rivals) :])
+        best_first = sorted(completed, key=lambda trial: trial.final_loss or 0.0)
+        rivals = []
+        for name, trial in zip(("no warm-up", "untuned rule"), baselines, strict=True):
+            rivals.append((yield from self._on_fresh_seeds(name, trial)))
+        tuned = None
+        for trial in best_first:
+            tuned = yield from self._on_fresh_seeds("tuned", trial)
+            if tuned.stable or self.spent + self.config.confirm_seeds * self.config.total_steps > self.config.budget:
+                break
+        return judge(tuned, rivals)
+
+    def _on_fresh_seeds(self, name: str, trial: _Trial) -> Generator[Run | Finish, list[Report], Comparison]:
+        """How a schedule does on the fresh seeds; one that broke in the search is not run again."""
+        losses: list[float | None] = []
+        if trial.outcome == "completed":
+            losses = yield from self._fresh_losses(trial)
+        return Comparison(
+            candidate=trial.spec.candidate, name=name, schedule=trial.spec.schedule, final_losses=tuple(losses)
+        )
 
     def _fresh_losses(self, trial: _Trial) -> Generator[Run | Finish, list[Report], list[float | None]]:
         seeds = [derive_seed(self.config.seed, "confirmation", i) for i in range(self.config.confirm_seeds)]
         runs = [self._new(trial.spec.schedule, "confirmation", seed, trial.spec.candidate) for seed in seeds]
-        yield from self._advance(runs, self.config.total_steps)
+        yield from self._finish_all(runs)
         return [run.final_loss for run in runs]
 
     # -- trials --
@@ -233,6 +235,11 @@ class Search:
                 yield from self._finish(trial, "completed")
         self._check_failures()
 
+    def _finish_all(self, trials: Sequence[_Trial]) -> Generator[Run | Finish, list[Report], None]:
+        """Trains the trials to their end, from rung to rung, so that an interruption costs a part of a run only."""
+        for rung in self.config.rungs:
+            yield from self._advance([trial for trial in trials if trial.outcome is None], rung)
+
     def _finish(self, trial: _Trial, outcome: Outcome) -> Generator[Run | Finish, list[Report], None]:
         trial.outcome = outcome
         if trial.told is not None:
@@ -242,10 +249,10 @@ class Search:
     def _check_failures(self) -> None:
         ended = [trial for trial in self._trials if trial.outcome is not None]
         errors = [trial.reports[-1].error for trial in ended[:FIRST_TRIALS]]
-        if len(errors) == FIRST_TRIALS and None not in errors and len({_last_line(error) for error in errors}) == 1:
+        if len(errors) == FIRST_TRIALS and None not in errors and len({_cause(error) for error in errors}) == 1:
             raise TaskFailedError(
-                f"the first {FIRST_TRIALS} trials all failed in the same way, so the study stops here. "
-                f"The last of them:\n{errors[-1]}"
+                f"the first {FIRST_TRIALS} trials all failed in the same way, so the study stops here. When the "
+                f"cause is mended, start again in another folder. The last of them:\n{errors[-1]}"
             )
 
     # -- the budget --
@@ -292,7 +299,7 @@ class Search:
         random = np.random.default_rng(derive_seed(self.config.seed, "spread"))
         low, high = self.config.space.warmup.steps(self.config.total_steps, self.config.steps_per_epoch)
         middles = (np.arange(size) + 0.5) / size
-        rates = np.exp(np.log(peaks.low) + middles * np.log(peaks.high / peaks.low))
+        rates = np.clip(peaks.low * (peaks.high / peaks.low) ** middles, peaks.low, peaks.high)
         roots = math.sqrt(low) + random.permutation(middles) * (math.sqrt(high) - math.sqrt(low))
         return [
             {"peak": float(rate), "warmup_steps_sqrt": float(root)} for rate, root in zip(rates, roots, strict=True)
@@ -374,8 +381,11 @@ def _last_loss(trace: Trace) -> float:
     return float(np.mean(tail)) if len(tail) else math.inf
 
 
-def _last_line(error: str | None) -> str:
-    return (error or "").strip().splitlines()[-1]
+def _cause(error: str | None) -> tuple[str, str]:
+    """Where a traceback ends and which exception it ends with; its message may differ from trial to trial."""
+    where, _, last = (error or "").rpartition("\n  File ")
+    raised = re.search(r"^[\w.]+", last, re.MULTILINE)
+    return last.split("\n")[0] if where else "", raised[0] if raised else ""
 
 
 @contextmanager

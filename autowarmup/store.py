@@ -136,7 +136,7 @@ class StudyStore:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(SCHEMA)
-        except (OSError, sqlite3.OperationalError) as error:
+        except (OSError, sqlite3.Error) as error:
             raise StudyError(f"can't {'write' if write else 'read'} the study folder {folder}: {error}") from error
 
     def close(self) -> None:
@@ -155,9 +155,18 @@ class StudyStore:
     # -- what the driver writes --
 
     def add_trial(self, spec: TrialSpec) -> None:
-        self._db.execute(
-            "INSERT OR IGNORE INTO trials (number, spec) VALUES (?, ?)", (spec.number, spec.model_dump_json())
-        )
+        """Notes a trial that was decided.
+
+        Raises:
+            StudyError: the study has another trial of that number: it was made by other versions of the libraries.
+        """
+        wanted = spec.model_dump_json()
+        self._db.execute("INSERT OR IGNORE INTO trials (number, spec) VALUES (?, ?)", (spec.number, wanted))
+        if self.trial(spec.number).spec != spec:
+            raise StudyError(
+                f"trial {spec.number} of the study in {self.folder} is not the one that is decided now: the study "
+                f"was begun with other versions of autowarmup or its libraries. Go on with those, or choose another folder"
+            )
 
     def add_report(self, report: Report) -> None:
         self._db.execute(
@@ -184,7 +193,10 @@ class StudyStore:
         return next(self._reports("WHERE number = ? AND until = ?", (number, until)), None)
 
     def trial(self, number: int) -> Trial:
-        spec, outcome = self._db.execute("SELECT spec, outcome FROM trials WHERE number = ?", (number,)).fetchone()
+        row = self._db.execute("SELECT spec, outcome FROM trials WHERE number = ?", (number,)).fetchone()
+        if row is None:
+            raise StudyError(f"the study in {self.folder} has no trial {number}; it has {len(self.numbers())}, from 0")
+        spec, outcome = row
         reports = tuple(self._reports("WHERE number = ?", (number,)))
         return Trial(TrialSpec.model_validate_json(spec), outcome, reports)
 

@@ -96,7 +96,9 @@ def judge(tuned: Comparison | None, baselines: Sequence[Comparison]) -> Verdict:
     everyone = (*((tuned,) if tuned else ()), *compared)
     stable = [comparison for comparison in everyone if comparison.stable]
     if not stable:
-        message = "No schedule got to its horizon: candidates and baselines alike became unstable or failed."
+        message = (
+            "No schedule got to its horizon on every fresh seed: candidates and baselines became unstable or failed."
+        )
         return Verdict(kind="nothing stable", candidate=None, schedule=None, comparisons=everyone, message=message)
     rivals = [comparison for comparison in stable if comparison is not tuned]
     if tuned is not None and tuned.stable and all(c.interval and c.interval.high < 0 for c in rivals):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from autowarmup import Detectors, Schedule
 from autowarmup.engines.local import watched
-from autowarmup.trial import ModelTask, TrainSettings
+from autowarmup.task import ModelTask, TrainSettings
 from examples import char_gpt, digits
 
 TURN = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autowarmup import SearchSpace, autotune
 from autowarmup.errors import InputError, StudyError, StudyMismatchError
@@ -19,6 +21,17 @@ from tests.tasks import digits, linear, settings
 (X, Y), VALIDATION = digits()
 FROZEN = nn.Linear(64, 10).requires_grad_(False)
 SHARED = nn.Linear(64, 10)
+
+
+class Endless(Dataset[int]):
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class Flow(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        yield 1
+
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no data": ({"data": None}, r"data must be \(train, validation\).*got NoneType"),
@@ -57,6 +70,24 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         r"no learning rate above 0.*\[0.0\]",
     ),
     "not an optimizer": ({"optimizer": lambda p: None}, "must return a torch.optim.Optimizer, got NoneType"),
+    "optimizer that wants a closure": ({"optimizer": torch.optim.LBFGS}, "first optimizer step can't be made.*closure"),
+    "optimizer by name": ({"optimizer": "adam"}, "optimizer must be a function.*got str"),
+    "an optimizer in place of a function": (
+        {"optimizer": torch.optim.SGD(SHARED.parameters(), lr=0.1)},
+        "optimizer must be a function.*got SGD",
+    ),
+    "loss by name": ({"loss": "mse"}, "loss must be a function.*got 'mse'"),
+    "metrics without names": ({"metrics": [len]}, "metrics must be functions.*by name"),
+    "a metric called loss": ({"metrics": {"loss": lambda o, t: 0.0}}, "can't be called 'loss'"),
+    "a metric that raises": ({"metrics": {"f1": lambda o, t: o.no_such()}}, r"metrics \['f1'\] can't be computed"),
+    "lazy modules": ({"model_fn": lambda: nn.LazyLinear(10)}, "lazy modules have no shapes yet"),
+    "workers that persist": (
+        {"data": (DataLoader(TensorDataset(torch.tensor(X)), num_workers=1, persistent_workers=True), VALIDATION)},
+        "persistent_workers=False",
+    ),
+    "a dataset without length": ({"data": (Endless(), VALIDATION)}, "needs __len__"),
+    "an iterable dataset": ({"data": (Flow(), VALIDATION)}, "wrap it in a DataLoader"),
+    "horizon as a share of nothing": ({"total_steps": "10%"}, "total_steps='10%'"),
     "horizon shorter than the warm-up": (
         {"space": SearchSpace(warmup={"low": 0, "high": 50})},
         "high=50 is 50 steps, the horizon is only 40",
@@ -93,7 +124,7 @@ def test_refusing_takes_little_work(tmp_path: Path) -> None:
 
     with pytest.raises(InputError):
         autotune(**settings(model_fn=counted, study=tmp_path / "study", budget=30))
-    assert len(calls) <= 2
+    assert len(calls) <= 3
 
 
 def test_train_fn_must_take_a_run(tmp_path: Path) -> None:
@@ -101,6 +132,20 @@ def test_train_fn_must_take_a_run(tmp_path: Path) -> None:
         autotune(train_fn=lambda: None, total_steps=20, study=tmp_path / "study")
     with pytest.raises(InputError, match="train_fn must be a function.*got int"):
         autotune(train_fn=3, total_steps=20, study=tmp_path / "study")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "option", [{"optimizer": torch.optim.SGD}, {"data": (1, 2)}, {"precision": "bf16"}, {"clip_norm": 1.0}]
+)
+def test_what_a_loop_decides_itself_is_refused(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(option))}.*train_fn does that itself"):
+        autotune(train_fn=lambda run: None, total_steps=20, study=tmp_path / "study", **option)
+
+
+def test_a_file_in_place_of_the_study(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("no database " * 1000)
+    with pytest.raises(StudyError, match="can't write the study folder.*not a database"):
+        autotune(**settings(study=tmp_path))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

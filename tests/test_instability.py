@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,6 +208,30 @@ def test_a_slow_starter_is_left_alone(start: float, seed: int) -> None:
     steps = np.arange(1000)
     fall = np.interp(steps, [0, 300, 500, 600, 1000], [start, start, TRIVIAL, TRIVIAL - 0.05, 2.4])
     assert watch(fall + 0.1 * rng.standard_normal(1000), trivial=TRIVIAL, rates=warmup(1000, 0.6)) == []
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    ("trace", "dead"),
+    [("stuck-9", True), ("stuck-10", True), ("stuck-11", True), ("slow-3", False), ("slow-15", False)],
+)
+def test_real_starts_of_a_small_gpt_are_told_apart(trace: str, dead: bool) -> None:
+    """The first 72 of 240 steps: peaks of 0.009 to 0.016 are stuck at the trivial loss, peaks of 0.0007 just slow."""
+    with np.load(GOLDEN / "gpt.npz") as stored:
+        rates, losses, gradient = stored[trace].astype(float)
+        trivial = float(stored["trivial"])
+    for unit in (1.0, 1e-3):
+        events = watch(unit * losses, trivial=unit * trivial, rates=rates, norms=unit * gradient, horizon=240)
+        assert [event.kind for event in events if event.fatal] == (["silent-failure"] if dead else [])
+
+
+def test_a_loss_that_falls_slowly_at_a_low_rate_is_not_stuck() -> None:
+    """It takes 600 steps to come to the trivial loss, and dwells there for 200."""
+    rng = np.random.default_rng(0)
+    losses = np.interp(np.arange(1000), [0, 600, 800, 1000], [4.7, TRIVIAL, TRIVIAL, 3.1])
+    assert watch(losses + 0.1 * rng.standard_normal(1000), trivial=TRIVIAL) == []
 
 
 def test_a_loss_that_never_moves_is_told_but_not_fatal() -> None:

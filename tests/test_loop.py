@@ -134,6 +134,19 @@ def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
         tuned(lambda run: run.report("low"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ({"lr": float("nan")}, r"report\(lr=nan\): a learning rate must be at least 0"),
+        ({"lr": -1.0}, r"report\(lr=-1.0\)"),
+        ({"accuracy": 0.5}, r"report\(accuracy\): metrics belong to a validation"),
+    ],
+)
+def test_reports_that_make_no_sense_are_named(report: dict[str, float], message: str, tmp_path: Path) -> None:
+    with pytest.raises(TaskFailedError, match=message):
+        tuned(lambda run: run.report(1.0, **report), tmp_path)
+
+
 def test_without_validation_the_training_loss_ranks(tmp_path: Path) -> None:
     def train_only(run: LoopRun) -> None:
         value = 3.0

@@ -138,7 +138,10 @@ def test_without_a_peak_range_one_ramp_measures_it() -> None:
 
 
 def failing(spec: TrialSpec, start: int, until: int, message: str = "no disk") -> Report:
-    return Report(spec.number, until, Trace.empty(start), error=f"Traceback ...\nOSError: {message}")
+    frame = f'  File "train.py", line {len(message)}, in load'
+    return Report(
+        spec.number, until, Trace.empty(start), error=f"Traceback ...\n{frame}\n    open()\nOSError: {message}"
+    )
 
 
 def test_the_first_trials_failing_in_the_same_way_stop_it() -> None:
@@ -149,11 +152,46 @@ def test_the_first_trials_failing_in_the_same_way_stop_it() -> None:
 def test_trials_that_fail_each_in_its_own_way_still_end() -> None:
     """They cost no steps, so the budget alone would never end the search."""
     conclusion, segments, outcomes = conducted(
-        Search(config()), lambda spec, start, until: failing(spec, start, until, f"block {spec.number}")
+        Search(config()), lambda spec, start, until: failing(spec, start, until, "x" * spec.number)
     )
     assert conclusion.verdict.kind == "nothing stable"
     assert set(outcomes.values()) == {"failed"}
     assert len(segments) < 100
+
+
+def test_failures_with_messages_of_their_own_but_one_cause_stop_it() -> None:
+    """As out-of-memory errors, which name another size every time."""
+
+    def exhausted(spec: TrialSpec, start: int, until: int) -> Report:
+        error = (
+            f'Traceback ...\n  File "train.py", line 7, in forward\n    x @ w\nRuntimeError: out of {spec.number} MiB'
+        )
+        return Report(spec.number, until, Trace.empty(start), error=error)
+
+    with pytest.raises(TaskFailedError, match="first 3 trials all failed"):
+        conducted(Search(config()), exhausted)
+
+
+def test_where_the_best_breaks_on_a_fresh_seed_the_next_best_is_tried() -> None:
+    def fragile(spec: TrialSpec, start: int, until: int) -> Report:
+        if spec.role == "baseline" or (spec.role == "confirmation" and spec.candidate in broken):
+            changed = spec.schedule.model_copy(update={"peak": 1.0})
+            return smooth(spec.model_copy(update={"schedule": changed}), start, until)
+        return smooth(spec, start, until)
+
+    broken: set[int] = set()
+    first, _, _ = conducted(Search(config()), fragile)
+    assert first.verdict.candidate is not None
+    broken.add(first.verdict.candidate)
+    second, _, _ = conducted(Search(config()), fragile)
+    assert second.verdict.kind == "tuned"
+    assert second.verdict.candidate not in {None, first.verdict.candidate}
+
+
+def test_a_fixed_peak_is_searched_without_warnings() -> None:
+    fixed = SearchSpace(peak=0.0123)  # type: ignore[arg-type]
+    conclusion, _, _ = conducted(Search(config(space=fixed)), smooth)
+    assert conclusion.verdict.comparisons[0].schedule.peak == pytest.approx(0.0123)
 
 
 def test_where_only_a_baseline_is_stable_it_is_kept() -> None:

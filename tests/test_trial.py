@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from autowarmup import Schedule
+from autowarmup.task import ModelTask, TrainSettings
 from autowarmup.trace import Trace
-from autowarmup.trial import ModelTask, TrainSettings
 from tests.tasks import digits, linear, loaders, mlp
 
 SCHEDULE = Schedule(peak=0.01, horizon=30, warmup_steps=7, shape="linear")
@@ -185,7 +185,8 @@ def test_a_step_that_the_scaler_skips_has_rate_zero() -> None:
     trace = trained(made)
     skipped = trace.rate == 0.0
     assert skipped.any()
-    assert np.isnan(trace.grad_norm[skipped]).all()
+    assert np.isinf(trace.grad_norm[skipped]).all()
+    assert np.isfinite(trace.grad_norm[~skipped]).all()
 
 
 @pytest.mark.slow
@@ -238,3 +239,98 @@ def test_averaged_weights_include_buffers() -> None:
     """With BatchNorm the averaged model's validation makes sense only with averaged statistics."""
     last = trained(task(mlp), SCHEDULE.model_copy(update={"peak": 0.03})).checkpoints[-1]
     assert last.val_loss_ema < 2.0 * last.val_loss
+
+
+class Masked(nn.Module):
+    """Buffers of all kinds: a mask with minus infinity, one that a state dict leaves out; and complex weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+        self.turn = nn.Parameter(torch.ones(10, dtype=torch.complex64))
+        self.register_buffer("mask", torch.tensor([0.0] * 10 + [-torch.inf]))
+        self.register_buffer("centre", torch.zeros(10), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.head(x)
+        if self.training:
+            self.centre.lerp_(logits.detach().mean(0), 0.1)
+        return (logits * self.turn).real - self.centre + self.mask[:10]
+
+
+def test_buffers_of_all_kinds_are_averaged_saved_and_restored(tmp_path: Path) -> None:
+    made = task(Masked)
+    whole = trained(made)
+    assert all(np.isfinite(checkpoint.val_loss_ema) for checkpoint in whole.checkpoints)
+    first = made.trial(SCHEDULE, 0, 10, None)
+    parts = list(first.run(10))
+    first.pause(tmp_path / "trial.pt")
+    parts += list(made.trial(SCHEDULE, 0, 10, tmp_path / "trial.pt").run(30))
+    assert same(Trace.join(parts), whole)
+
+
+def test_the_average_of_half_precision_weights_follows_them() -> None:
+    from autowarmup.average import AveragedWeights
+
+    model = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+        average = AveragedWeights(model)
+        model.weight.fill_(1.3)
+        for step in range(2_000, 20_000):
+            average.update(step)
+    with average.swapped_in():
+        assert model.weight.item() == pytest.approx(1.3, rel=0.01)
+
+
+class Augmented(TensorDataset):
+    calls = 0
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        Augmented.calls += 1
+        return super().__getitem__(index)
+
+
+def test_a_dataset_that_extends_tensor_dataset_is_asked_for_its_items() -> None:
+    x, y = map(torch.from_numpy, digits()[0])
+    trained(task(data=(Augmented(x, y), digits()[1])), SCHEDULE.model_copy(update={"horizon": 10}))
+    assert Augmented.calls >= 640
+
+
+def test_a_sampler_of_a_batch_sampler_is_left_alone_and_paired() -> None:
+    dataset = TensorDataset(*map(torch.from_numpy, digits()[0]))
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    sampler = BatchSampler(RandomSampler(dataset, generator=generator), 64, drop_last=False)
+    made = task(data=(DataLoader(dataset, batch_sampler=sampler), loaders()[1]))
+    still = SCHEDULE.model_copy(update={"peak": 1e-12})
+    np.testing.assert_array_equal(trained(made, still).loss, trained(made, still).loss)
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_steps_that_all_overflow_are_recorded_as_such() -> None:
+    """With a scaler, gradients that are never finite mean that the run makes no step at all."""
+
+    class Broken(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out = super().forward(x)
+            if out.requires_grad and self.calls():
+                out.register_hook(lambda gradient: gradient * torch.nan)
+            return out
+
+        def calls(self) -> bool:
+            self.seen = getattr(self, "seen", 0) + 1
+            return self.seen > 2
+
+    trace = trained(task(lambda: Broken(64, 10), precision="fp16"))
+    assert (trace.rate[2:] == 0.0).all()
+    assert np.isinf(trace.grad_norm[2:]).all()
+
+
+def test_the_trivial_loss_is_left_open_where_the_model_has_its_own() -> None:
+    made = task(lambda: OwnLoss(lambda loss: loss), data=(Dictionaries(0), Dictionaries(1)))
+    assert made.trivial_loss is None
+    labels = (np.zeros((100, 64), np.float32), np.array([0, 1] * 50))
+    smoothed = nn.CrossEntropyLoss(label_smoothing=0.5)
+    assert task(linear, data=(labels, labels), loss=smoothed).trivial_loss is None
+    assert task(linear, data=(labels, labels), loss=nn.CrossEntropyLoss()).trivial_loss == pytest.approx(np.log(2))

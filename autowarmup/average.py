@@ -1,0 +1,65 @@
+"""The weights' moving average: it stands in for the model that the rest of the schedule would have made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+class AveragedWeights:
+    """An exponential moving average of a model's weights over about the last ninth of the run so far.
+
+    The decay of step ``t`` is ``(t+1)/(t+10)``, so the memory grows with the run and means the same at every horizon
+    (after Kaddour 2022, arXiv 2209.14981, who averages the latest weights for the same purpose). Kept in single
+    precision or better. Running statistics of batch normalisation are averaged like weights; other buffers are not.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._live = [_real(tensor) for tensor in _averaged(model)]
+        self.weights = [_wide(tensor).clone() for tensor in self._live]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after ``step`` steps, counted from 1."""
+        current = [tensor.to(average.dtype) for tensor, average in zip(self._live, self.weights, strict=True)]
+        torch._foreach_lerp_(self.weights, current, 9.0 / (step + 10.0))
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The model has the averaged weights inside, and its own again afterwards."""
+        with torch.no_grad():
+            own = [tensor.clone() for tensor in self._live]
+            self._copy(self.weights)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                self._copy(own)
+
+    def load(self, weights: list[Tensor]) -> None:
+        """Goes on from a saved average."""
+        for average, saved in zip(self.weights, weights, strict=True):
+            average.copy_(saved)
+
+    def _copy(self, weights: list[Tensor]) -> None:
+        for tensor, weight in zip(self._live, weights, strict=True):
+            tensor.copy_(weight)
+
+
+def _averaged(model: nn.Module) -> Iterator[Tensor]:
+    yield from (parameter.detach() for parameter in model.parameters())
+    for module in model.modules():
+        if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
+            yield from (module.running_mean, module.running_var)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
