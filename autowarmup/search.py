@@ -136,7 +136,7 @@ class Search:
     def _baselines(self, peaks: PeakRange) -> Generator[Run | Finish, list[Report], list[_Trial]]:
         """The schedules that need no search, run to the end; they are the sampler's first observations."""
         config = self.config
-        baselines = [self._new(schedule, "baseline", config.seed) for schedule in config.baselines]
+        baselines = [self._new(schedule, "baseline", config.seed, patient=True) for schedule in config.baselines]
         for baseline in baselines:
             params = config.space.params_of(baseline.spec.schedule, config.steps_per_epoch)
             if params is not None and peaks.low <= config.current_peak <= peaks.high:
@@ -171,27 +171,36 @@ class Search:
         best_first = sorted(completed, key=lambda trial: trial.final_loss or 0.0)
         rivals = []
         for name, trial in zip(("no warm-up", "untuned rule"), baselines, strict=True):
-            rivals.append((yield from self._on_fresh_seeds(name, trial)))
+            rivals.append((yield from self._on_fresh_seeds(name, trial, patient=True)))
         tuned = None
         for trial in best_first:
-            tuned = yield from self._on_fresh_seeds("tuned", trial)
+            tuned = yield from self._on_fresh_seeds("tuned", trial, patient=False)
             if tuned.stable or self.spent + self.config.confirm_seeds * self.config.total_steps > self.config.budget:
                 break
         return judge(tuned, rivals)
 
-    def _on_fresh_seeds(self, name: str, trial: _Trial) -> Generator[Run | Finish, list[Report], Comparison]:
+    def _on_fresh_seeds(
+        self, name: str, trial: _Trial, *, patient: bool
+    ) -> Generator[Run | Finish, list[Report], Comparison]:
         """How a schedule does on the fresh seeds; one that broke in the search is not run again."""
         losses: list[float | None] = []
         if trial.outcome == "completed":
-            losses = yield from self._fresh_losses(trial)
+            losses = yield from self._fresh_losses(trial, patient)
         return Comparison(
             candidate=trial.spec.candidate, name=name, schedule=trial.spec.schedule, final_losses=tuple(losses)
         )
 
-    def _fresh_losses(self, trial: _Trial) -> Generator[Run | Finish, list[Report], list[float | None]]:
+    def _fresh_losses(self, trial: _Trial, patient: bool) -> Generator[Run | Finish, list[Report], list[float | None]]:
+        """Final losses seed by seed. An impatient schedule that breaks on one seed is given up on all."""
         seeds = [derive_seed(self.config.seed, "confirmation", i) for i in range(self.config.confirm_seeds)]
-        runs = [self._new(trial.spec.schedule, "confirmation", seed, trial.spec.candidate) for seed in seeds]
-        yield from self._finish_all(runs)
+        spec = trial.spec
+        runs = [self._new(spec.schedule, "confirmation", seed, spec.candidate, patient=patient) for seed in seeds]
+        for rung in self.config.rungs:
+            yield from self._advance([run for run in runs if run.outcome is None], rung)
+            if not patient and any(run.outcome in ("unstable", "failed") for run in runs):
+                for run in runs:
+                    if run.outcome is None:
+                        yield from self._finish(run, "pruned")
         return [run.final_loss for run in runs]
 
     # -- trials --
@@ -202,6 +211,8 @@ class Search:
         role: Role,
         seed: int,
         candidate: int | None = None,
+        *,
+        patient: bool = False,
         params: dict[str, float | str] | None = None,
     ) -> _Trial:
         if candidate is None:

@@ -50,7 +50,8 @@ class TrialSpec(Frozen):
     """A trial as it was decided: which candidate, why, under which seed.
 
     ``candidate`` numbers the schedules of a study: trials of one schedule under several seeds share it. ``params`` are
-    the search space's parameters behind a proposal.
+    the search space's parameters behind a proposal. A ``patient`` trial ends early only where its loss is not finite:
+    other instabilities are recorded, so that no false alarm makes a baseline lose.
     """
 
     number: int
@@ -58,6 +59,7 @@ class TrialSpec(Frozen):
     role: Role
     seed: int
     schedule: Schedule
+    patient: bool = False
     params: dict[str, float | str] = Field(default_factory=dict)
 
 
@@ -164,8 +166,8 @@ class StudyStore:
         self._db.execute("INSERT OR IGNORE INTO trials (number, spec) VALUES (?, ?)", (spec.number, wanted))
         if self.trial(spec.number).spec != spec:
             raise StudyError(
-                f"trial {spec.number} of the study in {self.folder} is not the one that is decided now: the study "
-                f"was begun with other versions of autowarmup or its libraries. Go on with those, or choose another folder"
+                f"trial {spec.number} of the study in {self.folder} is not the one that is decided now: the study was "
+                f"begun with other versions of autowarmup or its libraries. Go on with those, or choose another folder"
             )
 
     def add_report(self, report: Report) -> None:

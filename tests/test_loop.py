@@ -157,3 +157,22 @@ def test_without_validation_the_training_loss_ranks(tmp_path: Path) -> None:
 
     result = tuned(train_only, tmp_path, total_steps=20)
     assert result.schedule is not None
+
+
+def test_a_baseline_has_the_benefit_of_the_doubt(tmp_path: Path) -> None:
+    """Losses that climb end a proposal; a baseline runs to its horizon, and what was seen is recorded."""
+
+    def climbing(run: LoopRun) -> None:
+        for step in range(run.total_steps):
+            loss = 3.0 - 0.05 * step if step < 30 else 10.0 + step
+            if run.report(loss + 0.01 * (step % 2)):
+                break
+
+    result = tuned(climbing, tmp_path, total_steps=100)
+    baselines = [record for record in result.records if record.schedule in result.config.baselines]
+    assert {(record.outcome, record.steps) for record in baselines} == {("completed", 100)}
+    assert all(any(event.fatal for event in record.events) for record in baselines)
+    proposals = [record for record in result.records if record.role == "proposal"]
+    assert {record.outcome for record in proposals} <= {"unstable", "pruned"}
+    assert any(record.outcome == "unstable" for record in proposals)
+    assert result.verdict.kind == "tie"

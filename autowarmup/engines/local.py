@@ -50,7 +50,7 @@ class LocalEngine:
         started_at, clock = time.time(), time.perf_counter()
         spec = segment.spec
         monitor = watch.detectors.monitor(spec.schedule.horizon, watch.trivial_loss)
-        watched(monitor, segment.past)
+        watched(monitor, segment.past, patient=spec.patient)
         seen = len(monitor.events)
         parts: list[Trace] = []
         verdict: Instability | None = None
@@ -59,7 +59,7 @@ class LocalEngine:
         try:
             trial = self._resumed(segment, watch)
             for block in trial.run(segment.until):
-                verdict = watched(monitor, block)
+                verdict = watched(monitor, block, patient=spec.patient)
                 parts.append(block)
                 observe(spec, block)
                 if verdict is not None:
@@ -73,7 +73,7 @@ class LocalEngine:
         if trial is not None:
             self._put_away(trial, segment, alive=verdict is None and error is None)
         trace = Trace.join(parts) if parts else Trace.empty(segment.past.end)
-        events = tuple(event for event in monitor.events[seen:] if not event.fatal)
+        events = _recorded(monitor.events, seen)
         seconds = time.perf_counter() - clock
         return Report(spec.number, segment.until, trace, verdict, events, error, started_at, seconds)
 
@@ -103,13 +103,26 @@ class LocalEngine:
         return self._folder / f"trial-{number:05d}-{step:09d}.pt"
 
 
-def watched(monitor: Monitor, trace: Trace) -> Instability | None:
+def watched(monitor: Monitor, trace: Trace, *, patient: bool = False) -> Instability | None:
     """Shows a trace to the monitor; the first fatal verdict, if any. A validation loss that is not finite is one too:
-    the monitor sees it as the loss of its step."""
+    the monitor sees it as the loss of its step. With ``patient``, only what is not finite is fatal."""
     broken = {c.step - 1: c.val_loss for c in trace.checkpoints if not np.isfinite(c.val_loss)}
     for step, rate, loss, norm in zip(trace.steps, trace.rate, trace.loss, trace.grad_norm, strict=True):
         value = broken.get(int(step), float(loss))
         found = monitor.observe(int(step), float(rate), value, float(norm))
-        if found is not None and found.fatal:
+        if found is not None and found.fatal and (not patient or found.kind == "non-finite"):
             return found
     return None
+
+
+def _recorded(events: Sequence[Instability], seen: int) -> tuple[Instability, ...]:
+    """What is new after the first ``seen`` verdicts and ended nothing: of those that a patient trial survived, each
+    fatal kind once."""
+    survived = {event.kind for event in events[:seen] if event.fatal}
+    recorded = []
+    for event in events[seen:]:
+        if event.kind != "non-finite" and event.kind not in survived:
+            recorded.append(event)
+        if event.fatal:
+            survived.add(event.kind)
+    return tuple(recorded)
