@@ -76,7 +76,7 @@ def autotune(
         device: left out, the best there is.
         compile: whether to run the model through ``torch.compile``.
         space: which schedules may be proposed: a preset's name, a YAML file or a :class:`autowarmup.SearchSpace`.
-        budget: optimizer steps that the whole study may spend; left out, twenty-two whole runs.
+        budget: optimizer steps that the whole study may spend; left out, twenty-four whole runs.
         seed: fixes the study: the same seed gives the same result.
         current_peak: the learning rate you use today; left out, the optimizer's (1e-3 for a ``train_fn``).
         beta2: Adam's second-moment decay, for the untuned rule; left out, the optimizer's.
@@ -104,7 +104,7 @@ def autotune(
         ...     lambda: torch.nn.Linear(4, 1), ((x[:192], y[:192]), (x[192:], y[192:])),
         ...     total_steps=20, study=tmp_path / "study", mlflow=False,
         ... )
-        >>> result.verdict.kind, result.cost.runs <= 22
+        >>> result.verdict.kind, result.cost.runs <= 24
         ('tuned', True)
     """
     task = _task(

@@ -94,9 +94,9 @@ class TuneConfig(Frozen):
 
     @property
     def confirm_cost(self) -> int:
-        """Steps of the confirmation: the winner and both baselines on every fresh seed, and a run's worth for a winner
-        that breaks on one and is replaced by the next best."""
-        return (3 * self.confirm_seeds + 1) * self.total_steps
+        """Steps of the confirmation: the winner and both baselines on every fresh seed, and two runs' worth for a
+        winner that breaks on one and is replaced by the next best."""
+        return (3 * self.confirm_seeds + 2) * self.total_steps
 
     @property
     def least_budget(self) -> int:
@@ -104,5 +104,5 @@ class TuneConfig(Frozen):
 
     @staticmethod
     def default_budget(total_steps: int) -> int:
-        """Twenty-two whole runs: about half of them search, the other half confirms."""
-        return 22 * total_steps
+        """Twenty-four whole runs: about half of them search, the other half confirms."""
+        return 24 * total_steps

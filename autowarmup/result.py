@@ -153,7 +153,7 @@ class TuneResult(Frozen):
         if self.schedule:
             lines.append(f"schedule: {self.schedule.describe()}")
         for comparison in self.verdict.comparisons:
-            finals = ", ".join("unstable" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
+            finals = ", ".join("none" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
             difference = ""
             if interval := comparison.interval:
                 difference = f"; tuned minus this: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"

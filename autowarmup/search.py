@@ -224,6 +224,7 @@ class Search:
             role=role,
             seed=seed,
             schedule=schedule,
+            patient=patient,
             params=params or {},
         )
         trial = _Trial(spec)

@@ -49,7 +49,8 @@ class Comparison(Frozen):
         candidate: its number in the study.
         name: ``"tuned"``, ``"no warm-up"`` or ``"untuned rule"``.
         schedule: what it applied.
-        final_losses: final validation losses seed by seed, None where the run was unstable.
+        final_losses: final validation losses seed by seed, None where the run didn't get to its horizon: it became
+            unstable, failed, or was given up because another seed's did.
         interval: the searched schedule minus this one; None for the searched one itself and where a run was unstable.
     """
 
