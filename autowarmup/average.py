@@ -21,11 +21,14 @@ class AveragedWeights:
     def __init__(self, model: nn.Module) -> None:
         self._live = [_real(tensor) for tensor in _averaged(model)]
         self.weights = [_wide(tensor).clone() for tensor in self._live]
+        self._all_wide = all(
+            tensor.dtype == weight.dtype for tensor, weight in zip(self._live, self.weights, strict=True)
+        )
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Takes in the weights after ``step`` steps, counted from 1."""
-        current = [tensor.to(average.dtype) for tensor, average in zip(self._live, self.weights, strict=True)]
+        current = self._live if self._all_wide else [_wide(tensor) for tensor in self._live]
         torch._foreach_lerp_(self.weights, current, 9.0 / (step + 10.0))
 
     @contextmanager

@@ -163,8 +163,8 @@ class Trial:
     def _update(self) -> Tensor:
         """The optimizer's step; returns the gradient's norm before clipping."""
         self._scaler.unscale_(self._optimizer)
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norms = torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         if self.task.settings.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.task.settings.clip_norm, norm)
         self._scaler.step(self._optimizer)
