@@ -134,7 +134,7 @@ def stuck():
 
 def loaders():
     pairs = [torch.utils.data.TensorDataset(*part) for part in task()["data"]]
-    made = [torch.utils.data.DataLoader(pair, 32, num_workers=1, persistent_workers=True) for pair in pairs]
+    made = [torch.utils.data.DataLoader(pair, 32, num_workers=1) for pair in pairs]
     return task() | {"data": made}
 """
 
