@@ -6,6 +6,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def test_mlflow_ui_lists_the_study_and_its_trials(tmp_path: Path, browser: Any) 
     """As the demo leaves it: ``mlflow ui`` on the study's own store."""
     study = tmp_path / "digits"
     result = autotune(**settings(study=study, mlflow=None))
+    sync(study)
     ui = Server(tmp_path, default_uri(study))
     ui.start()
     try:
@@ -120,7 +122,15 @@ def test_mlflow_ui_lists_the_study_and_its_trials(tmp_path: Path, browser: Any) 
 
 
 def visible(browser: Any, xpath: str) -> Any:
+    """The element, once it shows; the page is loaded anew where it doesn't, as a person would on a slow machine."""
     from selenium.webdriver.common.by import By
 
-    wait_until(lambda: any(found.is_displayed() for found in browser.find_elements(By.XPATH, xpath)), 60)
-    return next(found for found in browser.find_elements(By.XPATH, xpath) if found.is_displayed())
+    def shown() -> Any:
+        return next((found for found in browser.find_elements(By.XPATH, xpath) if found.is_displayed()), None)
+
+    for _ in range(3):
+        with suppress(AssertionError):
+            wait_until(lambda: shown() is not None, 40)
+            return shown()
+        browser.refresh()
+    raise AssertionError(f"{xpath} is not on {browser.current_url}")
