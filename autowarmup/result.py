@@ -16,8 +16,6 @@ from autowarmup.schedule import Frozen, Schedule
 from autowarmup.space import PeakRange, explain
 from autowarmup.store import Role, StudyStore, Trial
 from autowarmup.trace import Outcome, Trace
-from autowarmup.verdict import Comparison as Comparison
-from autowarmup.verdict import Interval as Interval
 from autowarmup.verdict import Verdict
 
 if TYPE_CHECKING:

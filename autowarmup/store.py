@@ -164,7 +164,8 @@ class StudyStore:
         """
         wanted = spec.model_dump_json()
         self._db.execute("INSERT OR IGNORE INTO trials (number, spec) VALUES (?, ?)", (spec.number, wanted))
-        if self.trial(spec.number).spec != spec:
+        stored = self._db.execute("SELECT spec FROM trials WHERE number = ?", (spec.number,)).fetchone()[0]
+        if TrialSpec.model_validate_json(stored) != spec:
             raise StudyError(
                 f"trial {spec.number} of the study in {self.folder} is not the one that is decided now: the study was "
                 f"begun with other versions of autowarmup or its libraries. Go on with those, or choose another folder"
