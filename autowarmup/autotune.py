@@ -34,6 +34,7 @@ def autotune(
     data: Any = None,
     *,
     total_steps: Duration,
+    tune_steps: Duration | None = None,
     train_fn: Callable[[LoopRun], Any] | None = None,
     loss: Loss | None = None,
     optimizer: OptimizerFactory | None = None,
@@ -50,7 +51,7 @@ def autotune(
     current_peak: float | None = None,
     beta2: float | None = None,
     confirm_seeds: int = 3,
-    cohort: int = 8,
+    cohort: int = 1,
     detectors: Detectors | None = None,
     study: str | Path | None = None,
     mlflow: str | Literal[False] | None = None,
@@ -64,7 +65,9 @@ def autotune(
         model_fn: builds a fresh model.
         data: ``(train, validation)``, each a DataLoader, a Dataset, or a tuple of tensors or NumPy arrays; or a
             callable that returns such a pair.
-        total_steps: the run being tuned, in optimizer steps, or ``"5 epochs"``.
+        total_steps: the run that the schedule is for, in optimizer steps, or ``"5 epochs"``.
+        tune_steps: a shorter horizon to tune at, where whole runs are too dear; the schedule is then extrapolated, and
+            the result says with which uncertainty.
         train_fn: a training loop of your own, in place of ``model_fn`` and ``data``; see :class:`autowarmup.LoopRun`.
         loss: ``loss(output, target)``; inferred in the usual cases.
         optimizer: ``optimizer(params)`` builds it, with the learning rate you use today; AdamW if left out.
@@ -76,12 +79,13 @@ def autotune(
         device: left out, the best there is.
         compile: whether to run the model through ``torch.compile``.
         space: which schedules may be proposed: a preset's name, a YAML file or a :class:`autowarmup.SearchSpace`.
-        budget: optimizer steps that the whole study may spend; left out, twenty-four whole runs.
+        budget: optimizer steps that the whole study may spend; left out, twelve whole runs, of which a
+            study that settles sooner spends less.
         seed: fixes the study: the same seed gives the same result.
         current_peak: the learning rate you use today; left out, the optimizer's (1e-3 for a ``train_fn``).
         beta2: Adam's second-moment decay, for the untuned rule; left out, the optimizer's.
         confirm_seeds: fresh paired seeds on which the winner meets the baselines.
-        cohort: candidates that start together.
+        cohort: trials that are trained at the same time; on one machine 1 is best.
         detectors: settings of the instability detectors.
         study: the study's folder; left out, one under ``studies/`` named after what is tuned.
         mlflow: a tracking URI; left out, ``MLFLOW_TRACKING_URI`` or a store in the study's folder; False for none.
@@ -104,7 +108,7 @@ def autotune(
         ...     lambda: torch.nn.Linear(4, 1), ((x[:192], y[:192]), (x[192:], y[192:])),
         ...     total_steps=20, study=tmp_path / "study", mlflow=False,
         ... )
-        >>> result.verdict.kind, result.cost.runs <= 24
+        >>> result.verdict.kind, result.cost.runs <= 12
         ('tuned', True)
     """
     task = _task(
@@ -114,10 +118,12 @@ def autotune(
     )  # fmt: skip
     if "%" in str(total_steps):
         raise InputError(f"total_steps={total_steps!r}: a share of what? Give steps, or epochs such as '5 epochs'")
-    horizon = duration_steps(total_steps, 0, task.steps_per_epoch)
+    target = duration_steps(total_steps, 0, task.steps_per_epoch)
+    horizon = target if tune_steps is None else duration_steps(tune_steps, target, task.steps_per_epoch)
     config = _checked(
         TuneConfig,
         total_steps=horizon,
+        target_steps=None if tune_steps is None else target,
         budget=TuneConfig.default_budget(horizon) if budget is None else budget,
         space=space if isinstance(space, SearchSpace) else SearchSpace.load(space),
         seed=seed,

@@ -141,10 +141,9 @@ def _steps(context: click.Context, parameter: click.Parameter, value: str | None
 
 @cli.command()
 @click.argument("task", metavar="FILE.py:FUNCTION")
-@click.option(
-    "--steps", "total_steps", callback=_steps, metavar="N", help="Length of the run being tuned: 1000, or '5 epochs'."
-)
-@click.option("--budget", type=int, metavar="N", help="Optimizer steps the study may spend.  [default: 20 runs]")
+@click.option("--steps", "total_steps", callback=_steps, metavar="N", help="Length of the run: 1000, or '5 epochs'.")
+@click.option("--tune-steps", callback=_steps, metavar="N", help="Tune shorter runs than that, and extrapolate.")
+@click.option("--budget", type=int, metavar="N", help="Optimizer steps the study may spend.  [default: 12 runs]")
 @click.option("--space", metavar="NAME|FILE", help="Search space: a preset (`autowarmup spaces`) or a YAML file.")
 @click.option("--seed", type=int, metavar="N", help="The same seed gives the same result.  [default: 0]")
 @click.option(
@@ -156,7 +155,7 @@ def _steps(context: click.Context, parameter: click.Parameter, value: str | None
     "--lr", "current_peak", type=float, metavar="RATE", help="The rate used today.  [default: the optimizer's]"
 )
 @click.option("--confirm-seeds", type=int, metavar="N", help="Fresh seeds that confirm the winner.  [default: 3]")
-@click.option("--cohort", type=int, metavar="N", help="Candidates that start together.  [default: 8]")
+@click.option("--cohort", type=int, metavar="N", help="Trials trained at the same time.  [default: 1]")
 @click.option("--batch-size", type=int, metavar="N", help="For datasets and arrays; loaders have their own.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Number format of the training.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")

@@ -14,19 +14,23 @@ from autowarmup.space import SearchSpace
 CHECKPOINTS = 20
 """Validations of a whole run."""
 
+RUNGS = (0.25, 0.5, 1.0)
+"""Shares of the horizon at which it is decided whether a trial goes on."""
+
 
 class TuneConfig(Frozen):
     """What a study does. Two studies with the same configuration are the same study.
 
     Args:
         total_steps: the horizon: optimizer steps of the run being tuned, >= 10.
+        target_steps: the horizon that the schedule is wanted for, where it is longer than the one that is tuned.
         budget: optimizer steps that the whole study may spend, probes and confirmation included.
         space: which schedules may be proposed.
         seed: fixes every choice of the study, and the first run's initial weights and batches.
         current_peak: the learning rate used today; the baselines run at it.
         beta2: the optimizer's second-moment decay, for the untuned rule.
         confirm_seeds: fresh paired seeds on which the winner meets the baselines, >= 2.
-        cohort: candidates that start together.
+        cohort: trials that are trained at the same time; decisions are taken for so many at once.
         steps_per_epoch: where the space gives durations in epochs.
         trivial_loss: the loss of the trivial predictor, where it is known.
         detectors: the settings of the instability detectors.
@@ -34,13 +38,14 @@ class TuneConfig(Frozen):
     """
 
     total_steps: int = Field(ge=10)
+    target_steps: int | None = Field(default=None, ge=10)
     budget: int = Field(ge=1)
     space: SearchSpace
     seed: int = Field(default=0, ge=0, lt=2**32)
     current_peak: float = Field(gt=0.0)
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
     confirm_seeds: int = Field(default=3, ge=2, le=100)
-    cohort: int = Field(default=8, ge=1)
+    cohort: int = Field(default=1, ge=1)
     steps_per_epoch: int | None = Field(default=None, ge=1)
     trivial_loss: float | None = None
     detectors: Detectors = Field(default_factory=Detectors)
@@ -49,11 +54,16 @@ class TuneConfig(Frozen):
     @model_validator(mode="after")
     def _affordable(self) -> Self:
         self.space.warmup.steps(self.total_steps, self.steps_per_epoch)
+        if self.target_steps is not None and self.target_steps < self.total_steps:
+            raise ValueError(
+                f"tune_steps={self.total_steps:,} is longer than total_steps={self.target_steps:,}: tune at the "
+                f"horizon of the run, or at a shorter one"
+            )
         if self.budget < self.least_budget:
             raise ValueError(
                 f"budget={self.budget:,} optimizer steps is too small: with total_steps={self.total_steps:,} and "
                 f"confirm_seeds={self.confirm_seeds} a study needs at least {self.least_budget:,} (a probe, two "
-                f"baselines, one candidate, and the paired runs that confirm it)"
+                f"candidates, two baselines, and the paired runs that confirm the better of each)"
             )
         return self
 
@@ -76,33 +86,32 @@ class TuneConfig(Frozen):
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Steps at which unfinished trials are compared; the last is the horizon.
-
-        The first lies past the longest warm-up of the space, because a collapse comes when the peak is reached; the
-        second halfway from there to the end. Both fall on validations.
-        """
-        longest = self.space.warmup.steps(self.total_steps, self.steps_per_epoch)[1]
+        """Steps at which it is decided whether a trial goes on: a quarter, a half and the whole of the horizon. They
+        fall on validations."""
         every = self.eval_every
-        first = math.ceil(max(longest, self.total_steps / 4) / every) * every
-        second = math.ceil((first + self.total_steps) / 2 / every) * every
-        return tuple(sorted({min(first, self.total_steps), min(second, self.total_steps), self.total_steps}))
+        parts = (math.ceil(self.total_steps * share / every) * every for share in RUNGS)
+        return tuple(sorted({min(part, self.total_steps) for part in parts}))
 
     @property
     def probe_steps(self) -> int:
-        """Length of the ramp that measures the peak; 0 where the space gives its range."""
-        return 0 if self.space.peak else max(10, self.total_steps // 2)
+        """Length of the ramp that tells which peaks to expect; 0 where the space's peaks lie close together."""
+        peak = self.space.peak
+        if peak is not None and peak.high <= 4.0 * peak.low:
+            return 0
+        return max(10, self.total_steps // 10)
 
     @property
-    def confirm_cost(self) -> int:
-        """Steps of the confirmation: the winner and both baselines on every fresh seed, and two runs' worth for a
-        winner that breaks on one and is replaced by the next best."""
-        return (3 * self.confirm_seeds + 2) * self.total_steps
+    def verdict_cost(self) -> int:
+        """Steps kept for the verdict: both baselines on the search's seed, the winner and the better baseline on every
+        fresh seed, and a run for a winner that breaks on one and is replaced by the next best."""
+        return (2 + 2 * self.confirm_seeds + 1) * self.total_steps
 
     @property
     def least_budget(self) -> int:
-        return self.probe_steps + 3 * self.total_steps + self.confirm_cost
+        return self.probe_steps + 2 * self.total_steps + self.verdict_cost
 
     @staticmethod
     def default_budget(total_steps: int) -> int:
-        """Twenty-four whole runs: about half of them search, the other half confirms."""
-        return 24 * total_steps
+        """Twelve whole runs: up to three search, nine are kept for the verdict. A study that settles sooner, or whose
+        search has nothing better than a baseline, spends less."""
+        return 12 * total_steps

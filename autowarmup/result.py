@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from autowarmup.config import TuneConfig
 from autowarmup.errors import InputError
+from autowarmup.horizon import Extrapolation, extrapolated
 from autowarmup.instability import Instability
 from autowarmup.schedule import Frozen, Schedule
 from autowarmup.space import PeakRange, explain
@@ -91,8 +92,16 @@ class TuneResult(Frozen):
 
     @property
     def schedule(self) -> Schedule | None:
-        """The schedule to use; None where nothing was stable."""
-        return self.verdict.schedule
+        """The schedule to use; None where nothing was stable. Where a shorter horizon was tuned than it is wanted for,
+        extrapolated to that."""
+        return self.extrapolation.schedule if self.extrapolation else self.verdict.schedule
+
+    @property
+    def extrapolation(self) -> Extrapolation | None:
+        """How the schedule was extrapolated to a longer horizon; None where the horizon that was asked for was
+        tuned."""
+        tuned, target = self.verdict.schedule, self.config.target_steps
+        return extrapolated(tuned, target) if tuned is not None and target is not None else None
 
     @property
     def cost(self) -> Cost:
@@ -150,6 +159,8 @@ class TuneResult(Frozen):
         lines = [f"verdict: {self.verdict.kind}. {self.verdict.message}"]
         if self.schedule:
             lines.append(f"schedule: {self.schedule.describe()}")
+        if self.extrapolation:
+            lines.append(f"  {self.extrapolation.describe()}")
         for comparison in self.verdict.comparisons:
             finals = ", ".join("none" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
             difference = ""

@@ -8,9 +8,11 @@ A search is a generator. It yields what it wants done, gets reports back, and re
 It depends on its configuration and on the reports alone, so replaying the reports of a study that was killed leads
 to the very decision where it stopped.
 
-Steps: measure the peak with one ramp (where the space leaves it open), run the baselines, propose candidates in
-cohorts with successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943) on the validation loss of averaged
-weights, then let the best meet the baselines on fresh paired seeds.
+Steps: one ramp tells where good peaks are to be expected; a few schedules are trained for a quarter of the run; the
+model in :mod:`autowarmup.surrogate` forecasts how they would end, and the most promising one goes on to its end. Then
+whatever is expected to improve on it most per step is trained a stage further, until nothing is. The best schedule
+meets the baselines: first on the search's seed, and where it is better there, on fresh paired seeds. docs/search.md
+has the measurements behind it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import optuna
@@ -27,15 +30,34 @@ from optuna.trial import TrialState
 
 from autowarmup.config import TuneConfig
 from autowarmup.errors import TaskFailedError
+from autowarmup.instability import MAD_TO_SIGMA
 from autowarmup.schedule import ConstantDecay, Exponential, Schedule
 from autowarmup.seeds import derive_seed
 from autowarmup.space import PeakRange
 from autowarmup.store import Report, Role, TrialSpec
+from autowarmup.surrogate import Evidence, Surrogate, features, scores
 from autowarmup.trace import Outcome, Trace
-from autowarmup.verdict import Comparison, Verdict, judge
+from autowarmup.verdict import Comparison, Verdict, judge, keep
 
-KEPT = 1 / 3
-"""Share of a cohort that goes on past a rung."""
+OF_LOWEST = 0.4
+"""The expected peak, as a share of the highest rate at which a ramp's smoothed loss is at its lowest."""
+
+PEAK_MARGIN = 15.0
+"""Peaks are searched up to this factor beyond the expected one and today's."""
+
+POOL_BITS = 9
+"""Candidates to choose from: two to this power."""
+
+MORE_LOOKS = 2
+"""New candidates beside the first ones, before one of them goes on to its end,"""
+MUCH_BETTER = 0.5
+"""where they are expected to be better by this many typical differences."""
+
+SETTLED = 0.05
+"""The search ends where no expected improvement exceeds this many typical differences."""
+
+MOST_FAILURES = 20
+"""Trials that fail at once cost no steps: so many of them end a search."""
 
 FIRST_TRIALS = 3
 """Where this many trials have all failed in the same way, the task itself is broken."""
@@ -67,7 +89,19 @@ class Conclusion:
 Decisions = Generator[Run | Finish, "list[Report]", Conclusion]
 
 
-@dataclass
+@dataclass(frozen=True)
+class Candidate:
+    """A schedule that may be proposed, and the space's parameters behind it."""
+
+    schedule: Schedule
+    params: dict[str, float | str]
+    end: int = 0
+
+    def __hash__(self) -> int:
+        return hash(self.schedule)
+
+
+@dataclass(eq=False)
 class _Trial:
     """A trial as the search sees it."""
 
@@ -81,10 +115,23 @@ class _Trial:
         return Trace.join([report.trace for report in self.reports])
 
     @property
-    def score(self) -> float:
-        """What it is ranked by while unfinished."""
-        checkpoints = self.trace.checkpoints
-        return checkpoints[-1].score if checkpoints else _last_loss(self.trace)
+    def schedule(self) -> Schedule:
+        return self.spec.schedule
+
+    @property
+    def end(self) -> int:
+        """The step it has got to."""
+        return self.reports[-1].trace.end if self.reports else 0
+
+    def evidence(self, config: TuneConfig) -> Evidence:
+        """What it says about its schedule, from the first rung on: before that a loss says little."""
+        found = scores(self.trace, config.total_steps, config.eval_every, config.trivial_loss)
+        if self.final_loss is not None and found[-1][0] < config.total_steps:  # a loop that doesn't validate at its end
+            found = (*found, (config.total_steps, self.final_loss))
+        late = tuple((step, score) for step, score in found if step >= config.rungs[0])
+        if self.outcome == "unstable":
+            return Evidence(self.schedule, late, broke=True)
+        return Evidence(self.schedule, late or found[-1:])
 
     @property
     def final_loss(self) -> float | None:
@@ -108,100 +155,168 @@ class Search:
 
     def decisions(self) -> Decisions:
         """The whole search, from the first probe to the verdict."""
-        peaks = yield from self._peaks()
+        expected = yield from self._expected_peak()
+        peaks = self._peak_range(expected)
+        proposals = yield from self._exploration(expected, peaks)
         baselines = yield from self._baselines(peaks)
-        proposals = yield from self._proposals(peaks)
-        verdict = yield from self._confirmation(proposals, baselines)
+        verdict = yield from self._verdict(proposals, baselines)
         return Conclusion(verdict, peaks)
 
     # -- the parts of a search --
 
-    def _peaks(self) -> Generator[Run | Finish, list[Report], PeakRange]:
-        """The peaks to search: as given, or read off one exponential ramp of the rate."""
+    def _expected_peak(self) -> Generator[Run | Finish, list[Report], float]:
+        """Where the best peak is to be expected: as one exponential ramp of the rate tells, within the space."""
         config = self.config
-        if config.space.peak is not None:
-            return config.space.peak
-        ramp = Schedule(
-            peak=config.current_peak * 100.0,
-            horizon=config.probe_steps,
-            warmup_steps=config.probe_steps,
-            shape=Exponential(),
-            start_factor=1.0 / 3000.0,
-            decay=ConstantDecay(),
-        )
-        probe = self._new(ramp, "probe", config.seed)
-        yield from self._advance([probe], config.probe_steps)
-        return peaks_of_ramp(probe.trace, config.current_peak)
+        if not config.probe_steps:
+            assert config.space.peak is not None
+            return math.sqrt(config.space.peak.low * config.space.peak.high)
+        probe = self._new(ramp(config.current_peak, config.probe_steps), "probe", config.seed)
+        yield from self._advance([(probe, config.probe_steps)])
+        return self._within(peak_of_ramp(probe.trace, config.current_peak))
+
+    def _peak_range(self, expected: float) -> PeakRange:
+        """The peaks to search: around the expected one and today's, within the space."""
+        if self.config.space.peak is not None:
+            return self.config.space.peak
+        ends = expected, self.config.current_peak
+        return PeakRange(low=min(ends) / PEAK_MARGIN, high=max(ends) * PEAK_MARGIN)
+
+    def _exploration(self, expected: float, peaks: PeakRange) -> Generator[Run | Finish, list[Report], list[_Trial]]:
+        """Stage after stage of the trials that promise most, as long as they promise enough and the budget lasts."""
+        config = self.config
+        first, *_ = config.rungs
+        pool = self._pool(peaks)
+        proposals: list[_Trial] = []
+        starts = self._starts(expected, peaks, max(2, config.cohort))
+        stages = [(self._propose(candidate, peaks), first) for candidate in starts]
+        while stages:
+            proposals += [trial for trial, _ in stages if trial not in proposals]
+            yield from self._advance(stages)
+            if sum(trial.outcome == "failed" for trial in proposals) >= MOST_FAILURES:
+                break
+            stages = self._next_stages(proposals, pool, expected, peaks)
+        for trial in proposals:
+            if trial.outcome is None:
+                yield from self._finish(trial, "pruned")
+        return proposals
+
+    def _next_stages(
+        self, proposals: Sequence[_Trial], pool: list[Candidate], expected: float, peaks: PeakRange
+    ) -> list[tuple[_Trial, int]]:
+        """What to train next and how far: up to a cohort, affordable together; none where the search has settled."""
+        evidence = [trial.evidence(self.config) for trial in proposals if trial.outcome != "failed"]
+        broken = [item.schedule for item in evidence if item.broke]
+        fresh = [c for c in pool if not any(_harsher(c.schedule, schedule) for schedule in broken)]
+        choices: list[_Trial | Candidate] = [*(t for t in proposals if t.outcome is None), *fresh]
+        model = Surrogate(evidence, expected) if any(item.scores for item in evidence) else None
+        stages: list[tuple[_Trial, int]] = []
+        left = self._left
+        while choices and len(stages) < self.config.cohort:
+            if model is not None:
+                chosen = self._most_promising(model, choices, len(proposals) + len(stages))
+            else:  # whatever was tried has broken at once
+                gentler = min([expected, *(schedule.peak for schedule in broken)]) / 3.0
+                chosen = min(choices, key=lambda c: abs(math.log(c.schedule.peak / gentler)))
+            if chosen is None:
+                break
+            until = self._rung_after(chosen)
+            left -= until - chosen.end
+            if left < 0:
+                break
+            choices.remove(chosen)
+            if model is not None:
+                model = model.believing(chosen.schedule)
+            if isinstance(chosen, Candidate):
+                pool.remove(chosen)
+                chosen = self._propose(chosen, peaks)
+            stages.append((chosen, until))
+        return stages
+
+    def _most_promising(
+        self, model: Surrogate, choices: Sequence[_Trial | Candidate], started: int
+    ) -> _Trial | Candidate | None:
+        """The open trial or the candidate that promises most for its cost; None where nothing is worth it.
+
+        Before any trial has got to its end that is the open one expected to end best, unless a candidate is expected to
+        be much better and not many have been looked at.
+        """
+        schedules = [choice.schedule for choice in choices]
+        if model.finished:
+            improvement = model.improvement(schedules)
+            remaining = [1.05 - choice.end / self.config.total_steps for choice in choices]
+            best = int(np.argmax(improvement / remaining))
+            return choices[best] if improvement[best] > SETTLED else None
+        expected = dict(zip(choices, model.predict(schedules)[0].tolist(), strict=True))
+        leader = min((c for c in choices if isinstance(c, _Trial)), key=expected.__getitem__, default=None)
+        newcomer = min((c for c in choices if isinstance(c, Candidate)), key=expected.__getitem__, default=None)
+        if leader is None or newcomer is None:
+            return leader or newcomer
+        look = started < max(2, self.config.cohort) + MORE_LOOKS
+        return newcomer if look and expected[newcomer] + MUCH_BETTER < expected[leader] else leader
+
+    def _rung_after(self, choice: _Trial | Candidate) -> int:
+        return next(rung for rung in self.config.rungs if rung > choice.end)
 
     def _baselines(self, peaks: PeakRange) -> Generator[Run | Finish, list[Report], list[_Trial]]:
-        """The schedules that need no search, run to the end; they are the sampler's first observations."""
+        """The schedules that need no search, run to the end on the search's seed."""
         config = self.config
         baselines = [self._new(schedule, "baseline", config.seed, patient=True) for schedule in config.baselines]
         for baseline in baselines:
             params = config.space.params_of(baseline.spec.schedule, config.steps_per_epoch)
             if params is not None and peaks.low <= config.current_peak <= peaks.high:
-                baseline.told = self._ask(peaks, params)[0]
-        yield from self._finish_all(baselines)
+                baseline.told = self._ask(peaks, params)
+        for rung in config.rungs:  # from rung to rung, so that an interruption costs a part of a run only
+            yield from self._advance([(trial, rung) for trial in baselines if trial.outcome is None])
         return baselines
 
-    def _proposals(self, peaks: PeakRange) -> Generator[Run | Finish, list[Report], list[_Trial]]:
-        """Cohort after cohort of candidates, halved at every rung, as long as the budget lasts."""
-        config = self.config
-        proposals: list[_Trial] = []
-        most = self._most_proposals()
-        while size := min(self._affordable_cohort(), most - len(proposals)):
-            cohort = self._propose(size, peaks, first=not proposals)
-            proposals += cohort
-            alive = cohort
-            for rung in config.rungs:
-                yield from self._advance(alive, rung)
-                alive = [trial for trial in alive if trial.outcome is None]
-                kept = sorted(alive, key=lambda trial: trial.score)[: math.ceil(len(alive) * KEPT)]
-                for trial in alive:
-                    if trial not in kept:
-                        yield from self._finish(trial, "pruned")
-                alive = kept
-        return proposals
-
-    def _confirmation(
+    def _verdict(
         self, proposals: Sequence[_Trial], baselines: Sequence[_Trial]
     ) -> Generator[Run | Finish, list[Report], Verdict]:
-        """The stable baselines and the best proposal on fresh paired seeds; where that one breaks, the next best."""
-        completed = [trial for trial in proposals if trial.final_loss is not None]
-        best_first = sorted(completed, key=lambda trial: trial.final_loss or 0.0)
+        """The better baseline against the best proposal: on the search's seed, which favours the proposal, and where
+        that is better there, on fresh seeds. Where it breaks on one of those, the next challenger takes its place."""
+        names = dict(zip((trial.spec.candidate for trial in baselines), ("no warm-up", "untuned rule"), strict=True))
+        best_first = sorted((trial for trial in proposals if trial.final_loss is not None), key=_final)
+        stable = sorted((trial for trial in baselines if trial.final_loss is not None), key=_final)
+        if stable and (not best_first or _final(best_first[0]) >= _final(stable[0])):
+            return keep(names[stable[0].spec.candidate], stable[0].spec.candidate, stable[0].schedule)
         rivals = []
-        for name, trial in zip(("no warm-up", "untuned rule"), baselines, strict=True):
-            rivals.append((yield from self._on_fresh_seeds(name, trial, patient=True)))
+        for trial in stable[:1]:
+            number = trial.spec.candidate
+            rivals.append((yield from self._on_fresh_seeds(names[number], number, trial.schedule, patient=True)))
         tuned = None
-        for trial in best_first:
-            tuned = yield from self._on_fresh_seeds("tuned", trial, patient=False)
-            if tuned.stable or self.spent + self.config.confirm_seeds * self.config.total_steps > self.config.budget:
+        for number, schedule in self._challengers(best_first):
+            tuned = yield from self._on_fresh_seeds("tuned", number, schedule, patient=False)
+            if tuned.stable or not self._affords_another:
                 break
-        return judge(tuned, rivals)
+        return judge(tuned, rivals, broken=len(baselines) - len(stable))
+
+    def _challengers(self, best_first: Sequence[_Trial]) -> Iterator[tuple[int, Schedule]]:
+        """Candidates for the fresh seeds, best first; at last the best one at half its peak, which is gentler."""
+        for trial in best_first:
+            yield trial.spec.candidate, trial.schedule
+        for trial in best_first[:1]:
+            self._candidates += 1
+            yield self._candidates - 1, trial.schedule.model_copy(update={"peak": trial.schedule.peak / 2.0})
+
+    @property
+    def _affords_another(self) -> bool:
+        """Whether the budget allows for one more schedule on the fresh seeds."""
+        return self.spent + self.config.confirm_seeds * self.config.total_steps <= self.config.budget
 
     def _on_fresh_seeds(
-        self, name: str, trial: _Trial, *, patient: bool
+        self, name: str, candidate: int, schedule: Schedule, *, patient: bool
     ) -> Generator[Run | Finish, list[Report], Comparison]:
-        """How a schedule does on the fresh seeds; one that broke in the search is not run again."""
-        losses: list[float | None] = []
-        if trial.outcome == "completed":
-            losses = yield from self._fresh_losses(trial, patient)
-        return Comparison(
-            candidate=trial.spec.candidate, name=name, schedule=trial.spec.schedule, final_losses=tuple(losses)
-        )
-
-    def _fresh_losses(self, trial: _Trial, patient: bool) -> Generator[Run | Finish, list[Report], list[float | None]]:
-        """Final losses seed by seed. An impatient schedule that breaks on one seed is given up on all."""
+        """How a schedule does on the fresh seeds. An impatient one that breaks on one of them is given up on all."""
         seeds = [derive_seed(self.config.seed, "confirmation", i) for i in range(self.config.confirm_seeds)]
-        spec = trial.spec
-        runs = [self._new(spec.schedule, "confirmation", seed, spec.candidate, patient=patient) for seed in seeds]
+        runs = [self._new(schedule, "confirmation", seed, candidate, patient=patient) for seed in seeds]
         for rung in self.config.rungs:
-            yield from self._advance([run for run in runs if run.outcome is None], rung)
+            yield from self._advance([(run, rung) for run in runs if run.outcome is None])
             if not patient and any(run.outcome in ("unstable", "failed") for run in runs):
                 for run in runs:
                     if run.outcome is None:
                         yield from self._finish(run, "pruned")
-        return [run.final_loss for run in runs]
+        losses = tuple(run.final_loss for run in runs)
+        return Comparison(candidate=candidate, name=name, schedule=schedule, final_losses=losses)
 
     # -- trials --
 
@@ -231,12 +346,12 @@ class Search:
         self._trials.append(trial)
         return trial
 
-    def _advance(self, trials: Sequence[_Trial], until: int) -> Generator[Run | Finish, list[Report], None]:
-        """Trains the trials up to a step, and ends those that are over."""
-        if not trials:
+    def _advance(self, stages: Sequence[tuple[_Trial, int]]) -> Generator[Run | Finish, list[Report], None]:
+        """Trains each trial up to its step, and ends those that are over."""
+        if not stages:
             return
-        reports = yield Run(tuple((trial.spec, until) for trial in trials))
-        for trial, report in zip(trials, reports, strict=True):
+        reports = yield Run(tuple((trial.spec, until) for trial, until in stages))
+        for (trial, until), report in zip(stages, reports, strict=True):
             trial.reports.append(report)
             self.spent += len(report.trace)
             if report.error is not None:
@@ -246,11 +361,6 @@ class Search:
             elif until == trial.spec.schedule.horizon:
                 yield from self._finish(trial, "completed")
         self._check_failures()
-
-    def _finish_all(self, trials: Sequence[_Trial]) -> Generator[Run | Finish, list[Report], None]:
-        """Trains the trials to their end, from rung to rung, so that an interruption costs a part of a run only."""
-        for rung in self.config.rungs:
-            yield from self._advance([trial for trial in trials if trial.outcome is None], rung)
 
     def _finish(self, trial: _Trial, outcome: Outcome) -> Generator[Run | Finish, list[Report], None]:
         trial.outcome = outcome
@@ -267,69 +377,62 @@ class Search:
                 f"cause is mended, start again in another folder. The last of them:\n{errors[-1]}"
             )
 
-    # -- the budget --
-
     @property
     def _left(self) -> int:
-        """Steps that proposals may still spend."""
-        return self.config.budget - self.config.confirm_cost - self.spent
+        """Steps that the exploration may still spend."""
+        return self.config.budget - self.config.verdict_cost - self.spent
 
-    def _most_proposals(self) -> int:
-        """Unstable candidates cost little, and what they leave buys others: up to twice as many as planned."""
-        cohorts = math.ceil(self._left / self._cohort_cost(self.config.cohort))
-        return 2 * cohorts * self.config.cohort
+    # -- candidates --
 
-    def _affordable_cohort(self) -> int:
-        """Candidates that the rest of the budget buys, up to a whole cohort."""
-        left = self._left
-        return next((size for size in range(self.config.cohort, 0, -1) if self._cohort_cost(size) <= left), 0)
+    def _pool(self, peaks: PeakRange) -> list[Candidate]:
+        """The schedules to choose from: evenly spread over the space. Owen 1998, Scrambling Sobol' points."""
+        from scipy.stats import qmc
 
-    def _cohort_cost(self, size: int) -> int:
-        cost, start = 0, 0
-        for rung in self.config.rungs:
-            cost += size * (rung - start)
-            size, start = math.ceil(size * KEPT), rung
-        return cost
+        points = qmc.Sobol(d=6, seed=derive_seed(self.config.seed, "pool")).random_base2(POOL_BITS)
+        return [self._candidate(peaks, {}, point.tolist()) for point in points]
 
-    # -- Optuna: what to propose, what to tell it --
+    def _starts(self, expected: float, peaks: PeakRange, count: int) -> list[Candidate]:
+        """The first candidates: long linear warm-ups, which forgive most, to the expected peak, to one on the way from
+        there to today's, and further ones in turn above and below. The decay is linear where the space has it (Defazio
+        et al. 2023, Optimal Linear Decay Learning Rate Schedules and Further Refinements, arXiv 2310.07831)."""
+        way = math.log10(self.config.current_peak / expected) / 2.0
+        step = math.copysign(min(max(abs(way), 0.4), 0.8), way) if way else 0.8
+        offsets = [0.0, step, *(0.4 * (k // 2) * (-1) ** k for k in range(4, 4 * count + 4))]
+        distinct = dict.fromkeys(self._within(expected * 10.0**offset) for offset in offsets)
+        longest = self.config.space.warmup.steps(self.config.total_steps, self.config.steps_per_epoch)[1]
+        fixed: dict[str, float | str] = {"warmup_steps_sqrt": math.sqrt(longest)}
+        for part, choices in (("shape", self.config.space.shapes), ("decay", self.config.space.decay)):
+            if "linear" in choices:
+                fixed[part] = "linear"
+        return [self._candidate(peaks, fixed | {"peak": peak}, [0.0] * 6) for peak in list(distinct)[:count]]
 
-    def _propose(self, size: int, peaks: PeakRange, *, first: bool) -> list[_Trial]:
-        """Candidates of Optuna's TPE sampler; the first cohort's peaks and durations are spread evenly instead."""
-        fixed: list[dict[str, float | str]] = [{} for _ in range(size)]
-        if first:
-            fixed = self._spread(size, peaks)
-        asked = [self._ask(peaks, params) for params in fixed]
-        cohort = []
-        for told, schedule in asked:
-            trial = self._new(schedule, "proposal", self.config.seed, params=dict(told.params))
-            trial.told = told
-            cohort.append(trial)
-        return cohort
+    def _candidate(self, peaks: PeakRange, fixed: dict[str, float | str], point: Sequence[float]) -> Candidate:
+        """The space's schedule at a point of the unit cube, some parameters fixed."""
+        config = self.config
+        chooser = _Point(fixed, point)
+        schedule = config.space.suggest(chooser, peaks, config.total_steps, config.steps_per_epoch, config.beta2)
+        return Candidate(schedule, chooser.params)
 
-    def _spread(self, size: int, peaks: PeakRange) -> list[dict[str, float | str]]:
-        """A Latin square: every one of ``size`` equal parts of the peaks and of the durations is used once."""
-        random = np.random.default_rng(derive_seed(self.config.seed, "spread"))
-        low, high = self.config.space.warmup.steps(self.config.total_steps, self.config.steps_per_epoch)
-        middles = (np.arange(size) + 0.5) / size
-        rates = np.clip(peaks.low * (peaks.high / peaks.low) ** middles, peaks.low, peaks.high)
-        roots = math.sqrt(low) + random.permutation(middles) * (math.sqrt(high) - math.sqrt(low))
-        return [
-            {"peak": float(rate), "warmup_steps_sqrt": float(root)} for rate, root in zip(rates, roots, strict=True)
-        ]
+    def _within(self, peak: float) -> float:
+        """The nearest peak of the space."""
+        bounds = self.config.space.peak
+        return peak if bounds is None else min(max(peak, bounds.low), bounds.high)
 
-    def _ask(self, peaks: PeakRange, fixed: dict[str, float | str]) -> tuple[optuna.Trial, Schedule]:
-        """The sampler's next candidate, with some parameters fixed. Its seed depends on how many were asked before."""
+    def _propose(self, candidate: Candidate, peaks: PeakRange) -> _Trial:
+        trial = self._new(candidate.schedule, "proposal", self.config.seed, params=candidate.params)
+        trial.told = self._ask(peaks, candidate.params)
+        return trial
+
+    # -- Optuna: every trial is told to its study --
+
+    def _ask(self, peaks: PeakRange, params: dict[str, float | str]) -> optuna.Trial:
+        """Optuna's trial with these parameters."""
         study, config = self.optuna_study, self.config
         with _quiet():
-            count = len(study.get_trials(deepcopy=False))
-            study.sampler = optuna.samplers.TPESampler(
-                seed=derive_seed(config.seed, "sampler", count), n_startup_trials=config.cohort
-            )
-            if fixed:
-                study.enqueue_trial(fixed)
+            study.enqueue_trial(params)
             told = study.ask()
-            schedule = config.space.suggest(told, peaks, config.total_steps, config.steps_per_epoch, config.beta2)
-        return told, schedule
+            config.space.suggest(told, peaks, config.total_steps, config.steps_per_epoch, config.beta2)
+        return told
 
     def _tell(self, trial: _Trial) -> None:
         """Instability is an observation: a value no better than the worst, and its severity as a constraint. Told as
@@ -361,30 +464,78 @@ class Search:
         return float(max([*told, *losses.tolist()], default=0.0))
 
 
-def peaks_of_ramp(trace: Trace, current_peak: float) -> PeakRange:
-    """The range of peaks to search, read off an exponential ramp of the rate.
+@dataclass
+class _Point:
+    """Answers what a space asks like an Optuna trial: with a fixed value, or with the next coordinate of a point of the
+    unit cube, stretched over the range."""
 
-    The rate at which the smoothed loss was lowest lies above the best peaks: by a factor of 2 or 3 where the ramp is
-    long, of 10 and more where it is short. So the range goes from a thirtieth of it up to it, and includes the peak
-    used today.
+    fixed: dict[str, float | str]
+    point: Sequence[float]
+    params: dict[str, float | str] = field(default_factory=dict)
 
-    >>> rate = np.geomspace(1e-4, 1.0, 100)
-    >>> loss = 3.0 - np.log1p(100 * rate) + (rate / 0.1) ** 2
-    >>> peaks = peaks_of_ramp(Trace(rate, loss, loss), current_peak=1e-3)
-    >>> round(peaks.low, 3), round(peaks.high, 2)
-    (0.001, 0.1)
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        share = self.point[len(self.params) % len(self.point)]
+        value = low * (high / low) ** share if log else low + (high - low) * share
+        self.params[name] = min(max(float(self.fixed.get(name, value)), low), high)
+        return float(self.params[name])
+
+    def suggest_categorical(self, name: str, choices: list[str]) -> Any:
+        share = self.point[len(self.params) % len(self.point)]
+        self.params[name] = self.fixed.get(name, choices[int(share * len(choices))])
+        return self.params[name]
+
+
+def ramp(current_peak: float, steps: int) -> Schedule:
+    """The probe: an exponential ramp from a thirtieth of today's rate to a hundred times of it."""
+    return Schedule(
+        peak=current_peak * 100.0,
+        horizon=steps,
+        warmup_steps=steps,
+        shape=Exponential(),
+        start_factor=1.0 / 3000.0,
+        decay=ConstantDecay(),
+    )
+
+
+def peak_of_ramp(trace: Trace, current_peak: float) -> float:
+    """The peak to expect, read off an exponential ramp of the rate: 0.4 of the highest rate at which the smoothed loss
+    was at its lowest, within its noise. That rate lies above the best peaks. But no less than today's rate, unless the
+    loss had risen above its start by then: where the ramp shows nothing, today's rate is the best guess.
+
+    Example:
+        >>> rate = np.geomspace(1e-4, 1.0, 100)
+        >>> loss = 3.0 - np.log1p(100 * rate) + (rate / 0.1) ** 2
+        >>> round(peak_of_ramp(Trace(rate, loss, loss), current_peak=1e-3), 2)
+        0.04
     """
     finite = np.isfinite(trace.loss) & (trace.rate > 0)
     if not finite.any():
-        return PeakRange(low=current_peak / 100.0, high=current_peak)  # broke at once
+        return current_peak / 30.0  # broke at once
     loss, rate = trace.loss[finite], trace.rate[finite]
     smooth, weight = np.empty_like(loss), 0.0
     value = 0.0
     for i, item in enumerate(loss):
         value, weight = 0.9 * value + 0.1 * item, 0.9 * weight + 0.1
         smooth[i] = value / weight
-    lowest = float(rate[int(np.argmin(smooth))])
-    return PeakRange(low=min(lowest / 30.0, current_peak), high=max(lowest, current_peak))
+    jumps = np.abs(np.diff(loss))
+    noise = MAD_TO_SIGMA * float(np.median(jumps)) / math.sqrt(2.0) if len(jumps) else 0.0
+    averaged = noise * math.sqrt(0.1 / 1.9)  # the noise of an average with a decay of 0.9
+    low = np.flatnonzero(smooth <= smooth.min() + averaged)
+    start = float(np.mean(loss[:3]))
+    risen = np.flatnonzero(smooth > start + 3.0 * math.hypot(averaged, noise / math.sqrt(3.0)))
+    broken = rate[risen[0]] if len(risen) else math.inf
+    expected = OF_LOWEST * float(rate[low[-1]])
+    return expected if broken < current_peak or rate[-1] < current_peak else max(expected, current_peak)
+
+
+def _harsher(schedule: Schedule, broken: Schedule) -> bool:
+    """Whether a schedule asks for at least as much as one that broke: no lower peak, no gentler warm-up."""
+    return schedule.peak >= broken.peak and features(schedule)[1] <= features(broken)[1]
+
+
+def _final(trial: _Trial) -> float:
+    assert trial.final_loss is not None
+    return trial.final_loss
 
 
 def _last_loss(trace: Trace) -> float:

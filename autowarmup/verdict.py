@@ -77,9 +77,9 @@ class Comparison(Frozen):
 class Verdict(Frozen):
     """What a study concludes.
 
-    *tuned*: the searched schedule beats every baseline by more than the noise. *tie*: it doesn't, and ``schedule`` is
-    the one with the shortest warm-up among those that tie with the best. *nothing stable*: no schedule got to its
-    horizon.
+    *tuned*: the searched schedule beats the baselines by more than the noise. *tie*: it doesn't, and ``schedule`` is
+    the baseline that ties with the best, of two the one with the shorter warm-up. *nothing stable*: no schedule got to
+    its horizon.
 
     ``comparisons`` hold the searched schedule first (where one completed), then the baselines.
     """
@@ -91,8 +91,20 @@ class Verdict(Frozen):
     message: str
 
 
-def judge(tuned: Comparison | None, baselines: Sequence[Comparison]) -> Verdict:
-    """The verdict on the searched schedule (None where none completed) and the baselines, after their paired runs."""
+def keep(name: str, candidate: int, schedule: Schedule) -> Verdict:
+    """The verdict where no searched schedule is better than a baseline on the very seed of the search."""
+    return Verdict(
+        kind="tie",
+        candidate=candidate,
+        schedule=schedule,
+        message=f"The search has nothing better than the {name} schedule, not even on its own seed, which favours "
+        f"what it found. Keep that; no paired runs were needed.",
+    )
+
+
+def judge(tuned: Comparison | None, baselines: Sequence[Comparison], broken: int = 0) -> Verdict:
+    """The verdict on the searched schedule (None where none completed) and the baselines, after their paired runs.
+    ``broken`` counts further baselines, which had broken before and were not run again."""
     compared = tuple(_against(tuned, baseline) for baseline in baselines)
     everyone = (*((tuned,) if tuned else ()), *compared)
     stable = [comparison for comparison in everyone if comparison.stable]
@@ -108,11 +120,11 @@ def judge(tuned: Comparison | None, baselines: Sequence[Comparison]) -> Verdict:
             candidate=tuned.candidate,
             schedule=tuned.schedule,
             comparisons=everyone,
-            message=_victory(rivals, len(compared)),
+            message=_victory(rivals, len(compared) + broken),
         )
     best = min(stable, key=lambda comparison: comparison.mean)
     ties = [c for c in stable if c is best or Interval.of(c.losses, best.losses).low <= 0]
-    choice = min(ties, key=lambda comparison: comparison.schedule.duration)
+    choice = min(ties, key=lambda comparison: (comparison is tuned, comparison.schedule.duration))
     return Verdict(
         kind="tie",
         candidate=choice.candidate,
@@ -147,6 +159,5 @@ def _draw(choice: Comparison, ties: Sequence[Comparison]) -> str:
         return f"The {choice.name} schedule is the best that was found: the search has nothing better. Keep it."
     others = " and ".join(comparison.name for comparison in ties if comparison is not choice)
     return (
-        f"The {choice.name} schedule ties with {others} within the noise of {len(choice.losses)} fresh seeds, "
-        f"and has the shortest warm-up of them."
+        f"The {choice.name} schedule ties with {others} within the noise of {len(choice.losses)} fresh seeds: keep it."
     )

@@ -2,9 +2,9 @@
 
     python benchmarks/schedules.py
 
-Tunes each example with ``autotune``'s defaults. Its confirmation gives the final validation losses of the tuned
-schedule, of no warm-up and of the untuned rule, both at the rate used today, on three fresh seeds. One schedule more is
-trained on the same seeds: the tuned peak without a warm-up, which tells what the warm-up adds to the better peak.
+Tunes each example with ``autotune``'s defaults. Then the searched schedule, no warm-up and the untuned rule (both at
+the rate used today), and the searched peak without a warm-up, are trained to their ends on the three fresh seeds of the
+confirmation; the last tells what the warm-up adds to the better peak.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from autowarmup import Schedule, TuneResult, autotune
 from autowarmup.engines.base import Segment, Watch
 from autowarmup.engines.local import LocalEngine
+from autowarmup.seeds import derive_seed
 from autowarmup.store import TrialSpec
 from autowarmup.task import ModelTask, TrainSettings
 from autowarmup.trace import Trace
@@ -39,23 +40,27 @@ def row(name: str, task: dict[str, Any], steps: int) -> str:
     started = time.perf_counter()
     result = autotune(**task, total_steps=steps, study=STUDIES / name.split(",")[0].replace(" ", "-"), mlflow=False)
     seconds = time.perf_counter() - started
-    losses = [shown(comparison.final_losses) for comparison in result.verdict.comparisons]
-    losses.append(shown(without_warmup(task, result)))
+    searched = found(result)
+    bare = Schedule(peak=searched.peak, horizon=searched.horizon, decay=searched.decay)
+    losses = [shown(trained(task, result, schedule)) for schedule in (searched, *result.config.baselines, bare)]
     cost = f"{result.cost.runs:.1f} runs, {seconds:.0f} s"
-    print(f"{name}: {result.verdict.comparisons[0].schedule.describe()}\n{result.verdict.message}\n", flush=True)
+    print(f"{name}: {searched.describe()}\n{result.verdict.message}\n", flush=True)
     return f"| {name}, {steps} steps | {' | '.join(losses)} | {result.verdict.kind} | {cost} |"
 
 
-def without_warmup(task: dict[str, Any], result: TuneResult) -> list[float | None]:
-    """Final validation losses of the tuned peak and decay, without warm-up, on the confirmation's seeds."""
-    tuned = result.verdict.comparisons[0]
-    schedule = Schedule(peak=tuned.schedule.peak, horizon=tuned.schedule.horizon, decay=tuned.schedule.decay)
-    seeds = [r.seed for r in result.records if r.role == "confirmation" and r.candidate == tuned.candidate]
+def found(result: TuneResult) -> Schedule:
+    """The best schedule of the search, whatever the verdict."""
+    completed = [r for r in result.records if r.role == "proposal" and r.outcome == "completed"]
+    return min(completed, key=lambda record: record.val_loss or 0.0).schedule
+
+
+def trained(task: dict[str, Any], result: TuneResult, schedule: Schedule) -> list[float | None]:
+    """A schedule's final validation losses on the confirmation's seeds; None where it is unstable."""
+    config = result.config
+    seeds = [derive_seed(config.seed, "confirmation", i) for i in range(config.confirm_seeds)]
     settings = dict(task)
     batch_size = settings.pop("batch_size")
-    model_task = ModelTask(**settings, settings=TrainSettings(batch_size=batch_size))
-    engine = LocalEngine(model_task, STUDIES)
-    config = result.config
+    engine = LocalEngine(ModelTask(**settings, settings=TrainSettings(batch_size=batch_size)), STUDIES)
     specs = [TrialSpec(number=i, candidate=0, role="proposal", seed=s, schedule=schedule) for i, s in enumerate(seeds)]
     segments = [Segment(spec, schedule.horizon, Trace.empty()) for spec in specs]
     watch = Watch(config.detectors, config.eval_every, config.trivial_loss)

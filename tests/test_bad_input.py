@@ -95,7 +95,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "horizon of one step": ({"total_steps": 1}, "total_steps.*greater than or equal to 10, got 1"),
     "horizon in parsecs": ({"total_steps": "3 parsecs"}, "'3 parsecs' is not a number of steps"),
     "unknown preset": ({"space": "defualt"}, "no search space 'defualt'.*did you mean 'default'"),
-    "budget too small for one trial": ({"budget": 30}, "budget=30 optimizer steps is too small.*at least 580"),
+    "budget too small for one trial": ({"budget": 30}, "budget=30 optimizer steps is too small.*at least 450"),
     "batch of nothing": ({"batch_size": 0}, "batch_size.*got 0"),
     "unknown precision": ({"precision": "fp8"}, "precision.*'fp32', 'bf16' or 'fp16'.*got 'fp8'"),
     "no such device": ({"device": "cuda:7"}, "device='cuda:7' can't be used here"),

@@ -67,11 +67,11 @@ def test_finds_a_schedule_and_accounts_for_every_step(tmp_path: Path) -> None:
     assert result.verdict.comparisons[1].interval.high < 0  # type: ignore[union-attr]
     assert [record.number for record in result.records] == list(range(len(result.records)))
     roles = [record.role for record in result.records]
-    assert roles[:3] == ["probe", "baseline", "baseline"]
-    assert roles.count("confirmation") == 9
+    assert roles[:2] == ["probe", "proposal"]
+    assert (roles.count("baseline"), roles.count("confirmation")) == (2, 6)
     assert result.cost.steps == sum(len(result.trace(record.number)) for record in result.records)
     assert result.cost.steps <= result.config.budget
-    assert result.trials.loc[1, "warmup_steps"] == 0
+    assert result.trials[result.trials.role == "baseline"].warmup_steps.tolist() == [0, 20]
     assert "tuned" in result.summary()
     for name in ("result.json", "schedule.json", "report.html"):
         assert (tmp_path / name).stat().st_size > 0
@@ -234,7 +234,8 @@ def test_a_cliff_is_avoided_and_its_foot_recorded(tmp_path: Path) -> None:
     assert result.schedule is not None
     assert result.schedule.peak <= 0.021
     unstable = result.trials[result.trials.outcome == "unstable"]
-    assert len(unstable) >= 3
+    assert len(unstable) >= 1
+    assert result.cost.unstable_share < 0.1
     assert (unstable.instability_rate > 0.02).all()
     assert (unstable.instability == "non-finite").all()
 
