@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow check bench-search clean
 
 demo: $(READY)  ## tune the warm-up of a small GPT on real text, and say how to browse what was found
 	$(BIN)/autowarmup tune examples/char_gpt.py:task --steps 240 --study studies/demo
@@ -19,8 +19,16 @@ check: $(READY)  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench-search: .venv-bench/.ready  ## the search against general tuners, on stored tables: about 10 minutes
+	.venv-bench/bin/python -W ignore -m benchmarks.search.compare
+
 clean:
-	rm -rf .venv studies
+	rm -rf .venv .venv-bench studies
+
+.venv-bench/.ready: pyproject.toml constraints-benchmark.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet -c constraints-benchmark.txt -e ".[dev,benchmark]"
+	touch $@
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
