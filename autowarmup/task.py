@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -173,9 +172,9 @@ class ModelTask:
         own = own_loss(output)
         return (inferred_loss(output, target_of(batch)) if own is None else own), output
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, checkpoint: Path | None) -> Trial:
-        """A trial at its start, or where ``checkpoint`` left it."""
-        return Trial(self, schedule, seed, eval_every, checkpoint)
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> Trial:
+        """A trial at its start, or where ``state`` left it."""
+        return Trial(self, schedule, seed, eval_every, state)
 
     def describe(self) -> dict[str, Any]:
         """What is trained, in words and numbers; a study of another description is refused."""
