@@ -87,6 +87,12 @@ class ModelTask:
         with borrowed(self.device):
             self._check()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process: on the device that is the best there, where none was named."""
+        self.__dict__ |= state
+        if self.settings.device is None:
+            self.device = best_device()
+
     def _check(self) -> None:
         """Builds, runs, and takes one step: what can go wrong does so here."""
         model = self.build_model(0)
