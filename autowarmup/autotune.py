@@ -120,7 +120,7 @@ def autotune(
     if "%" in str(total_steps):
         raise InputError(f"total_steps={total_steps!r}: a share of what? Give steps, or epochs such as '5 epochs'")
     horizon = duration_steps(total_steps, 0, task.steps_per_epoch)
-    config = _checked(
+    config = checked(
         TuneConfig,
         total_steps=horizon,
         budget=TuneConfig.default_budget(horizon) if budget is None else budget,
@@ -162,8 +162,8 @@ def _task(
         return LoopTask(train_fn, current_peak=current_peak or 1e-3, beta2=beta2 or 0.999)
     from autowarmup.task import ModelTask, TrainSettings
 
-    checked = _checked(TrainSettings, **settings)
-    return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=checked)
+    training = checked(TrainSettings, **settings)
+    return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=training)
 
 
 def _engine(chosen: Literal["local", "ray"] | RaySettings, task: Task, folder: Path) -> Engine:
@@ -178,7 +178,7 @@ def _engine(chosen: Literal["local", "ray"] | RaySettings, task: Task, folder: P
     return RayEngine(task, folder, chosen if isinstance(chosen, RaySettings) else RaySettings())
 
 
-def _checked(model: type[T], **values: Any) -> T:
+def checked(model: type[T], **values: Any) -> T:
     """A pydantic model of the values; what is wrong with them as an ``InputError``."""
     try:
         return model(**values)

@@ -109,11 +109,7 @@ class Cluster:
     def _head_answers(self) -> bool:
         if self._head is None:
             return bool(ray.util.client.ray.is_connected())
-        try:
-            socket.create_connection(self._head, timeout=LOOK_S).close()
-        except OSError:
-            return False
-        return True
+        return _listens(*self._head)
 
 
 def packed(task: Any) -> Bytes:
@@ -152,6 +148,8 @@ def check_versions(home: Home) -> None:
 
 def _connect(settings: RaySettings) -> None:
     address = settings.address or "local"
+    if ":" in address and "//" not in address and not _listens(*_parted(address)):
+        raise ClusterError(f"can't connect to the Ray cluster at {address!r}: nobody answers there")
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         with _without_secrets():
@@ -188,6 +186,14 @@ def _goes_along(module: ModuleType) -> bool:
         return False
     installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     return not any(parent in installed for parent in Path(path).resolve().parents)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=LOOK_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _parted(address: str) -> tuple[str, int]:

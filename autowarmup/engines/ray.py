@@ -52,6 +52,7 @@ class _Hand:
     call: Any
     home: Home | None = None
     ready: bool = False
+    warm: bool = False
     job: _Job | None = None
     silent_s: float = 0.0
 
@@ -194,6 +195,7 @@ class RayEngine:
         assert job is not None
         spec = job.segment.spec
         self._watchdog.seen(parcel.slowest_s)
+        hand.warm = True
         if report is None:
             hand.call = hand.actor.go_on.remote()
         else:
@@ -220,15 +222,14 @@ class RayEngine:
             raise ClusterError(
                 f"no worker got its place in {self._settings.start_s:g} seconds: {self._cluster.describe()}"
             )
-        patience_s = INTERVAL_S + self._watchdog.patience_s
         for hand in [*self._hands]:
-            if hand.ready:
-                hand.silent_s += seconds
-                if hand.job is not None and hand.silent_s > patience_s:
-                    if report := self._lost(hand, f"it made no progress for {patience_s:.0f} seconds"):
-                        yield report
-                elif hand.job is None and hand.silent_s > IDLE_S and hand not in self._loops.values():
-                    self._dismiss(hand)
+            hand.silent_s += seconds if hand.home else 0.0
+            patience_s = INTERVAL_S + self._watchdog.patience_s(warm=hand.warm)
+            if hand.call is not None and hand.silent_s > patience_s:
+                if report := self._lost(hand, f"it made no progress for {patience_s:.0f} seconds"):
+                    yield report
+            elif hand.call is None and hand.silent_s > IDLE_S and hand not in self._loops.values():
+                self._dismiss(hand)
 
     def _lost(self, hand: _Hand, why: RayError | str) -> Report | None:
         """A worker is gone, or goes. Its job is done again, unless it has cost too many workers."""

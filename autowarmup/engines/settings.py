@@ -28,7 +28,7 @@ class RaySettings(Frozen):
         retries: how often a part of a trial is started again after its worker died or hung, >= 0. Lost nodes and
             preemptions don't count.
         patience_s: seconds without progress after which a worker is taken for hung, > 0; or ten times the longest
-            wait between two blocks of steps seen so far, where that is longer. Ten times as long before the first.
+            wait between two blocks of steps seen so far, where that is longer. Ten times as long for its first block.
         start_s: seconds that the first worker may take to get its place, > 0; a node may have to boot.
 
     Example:
@@ -40,7 +40,7 @@ class RaySettings(Frozen):
         pydantic_core._pydantic_core.ValidationError: ...
     """
 
-    address: str | None = None
+    address: str | None = Field(default=None, pattern=r"^(auto|local|ray://.+|.+:[0-9]+)$")
     workers: int | None = Field(default=None, ge=1)
     cpus: float = Field(default=1.0, ge=0.0)
     gpus: float | None = Field(default=None, ge=0.0)

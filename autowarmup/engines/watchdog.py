@@ -4,6 +4,8 @@ from __future__ import annotations
 
 FACTOR = 10.0
 """A wait is too long that lasts this many times the longest seen."""
+COLD = 10.0
+"""A worker that has not trained yet may import, download and compile first: it gets so many times the patience."""
 
 
 class Watchdog:
@@ -14,27 +16,22 @@ class Watchdog:
 
     Example:
         >>> watchdog = Watchdog(least_s=60.0)
-        >>> watchdog.patience_s
-        600.0
-        >>> watchdog.seen(0.5)
-        >>> watchdog.patience_s
-        60.0
+        >>> watchdog.patience_s(warm=False), watchdog.patience_s(warm=True)
+        (600.0, 60.0)
         >>> watchdog.seen(40.0)
-        >>> watchdog.patience_s
+        >>> watchdog.patience_s(warm=True)
         400.0
     """
 
     def __init__(self, least_s: float) -> None:
         self._least_s = least_s
-        self._slowest_s: float | None = None
+        self._slowest_s = 0.0
 
     def seen(self, slowest_s: float) -> None:
         """A worker made progress, having waited at most so long between two blocks."""
-        self._slowest_s = max(self._slowest_s or 0.0, slowest_s)
+        self._slowest_s = max(self._slowest_s, slowest_s)
 
-    @property
-    def patience_s(self) -> float:
-        """Seconds. Before anything was seen, a first block may compile, download and load."""
-        if self._slowest_s is None:
-            return FACTOR * self._least_s
-        return max(self._least_s, FACTOR * self._slowest_s)
+    def patience_s(self, *, warm: bool) -> float:
+        """Seconds, for a worker that has trained before (``warm``) or not."""
+        patience_s = max(self._least_s, FACTOR * self._slowest_s)
+        return patience_s if warm else COLD * patience_s

@@ -44,7 +44,7 @@ class Parcel:
 
     Args:
         blocks: what the trial recorded since the last parcel.
-        slowest_s: the longest wait between two blocks, in seconds.
+        slowest_s: the longest wait between two blocks, in seconds, but for the first in the worker's life.
         report: how the segment went; None while it is under way.
         state: the paused trial, where there is one.
         waits: whether the paused trial, a loop of the user's own, waits in the worker.
@@ -64,6 +64,7 @@ class Worker:
         for name in [name for name in os.environ if name.startswith(SECRET)]:
             del os.environ[name]
         self._waiting: dict[int, RunningTrial] = {}
+        self._warm = False
 
     def hello(self) -> Home:
         """Says where it is."""
@@ -86,7 +87,9 @@ class Worker:
         blocks = []
         for block in self._blocks:
             now = time.monotonic()
-            slowest, last = max(slowest, now - last), now
+            if self._warm:
+                slowest = max(slowest, now - last)
+            self._warm, last = True, now
             if len(block):
                 blocks.append(block)
             if now - start > INTERVAL_S:
