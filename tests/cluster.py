@@ -55,6 +55,9 @@ class LocalCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.shutdown()
         self._cluster.shutdown()
 
 
@@ -109,3 +112,16 @@ def stop(pid: int) -> None:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def group(leader: int) -> list[int]:
+    """The processes of a group: a worker and what it has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[2]) == leader:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found

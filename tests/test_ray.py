@@ -45,7 +45,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         with LocalCluster(nodes=3) as made:
             ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
             yield made
-            ray.shutdown()
 
 
 def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
