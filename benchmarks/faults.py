@@ -272,8 +272,8 @@ def page(lines: list[str], seed: int) -> str:
     return f"""# Accidents on a cluster
 
 `python benchmarks/faults.py --write`, seed {seed}: three Ray nodes of one CPU each on a machine with {os.cpu_count()}
-cores, Python {platform.python_version()}. In each line every study ended with exactly the 34 trials, segments, traces and
-verdict that the local engine finds undisturbed: none lost, none twice. No worker and no data-loading process was left.
+cores, Python {platform.python_version()}. In each line every study ended with exactly the 34 trials, segments, traces
+and verdict that the local engine finds undisturbed: none lost, none twice. No worker or data-loading process was left.
 
 {listing}
 """
