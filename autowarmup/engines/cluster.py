@@ -54,8 +54,10 @@ class Cluster:
 
     @property
     def answers(self) -> bool:
-        """Whether the head answered when it was last looked at: if not, whatever asks it would wait."""
-        return not self._misses
+        """Whether the head answers: if not, whatever asks it would wait for it."""
+        if self._head is None:
+            return bool(ray.util.client.ray.is_connected())
+        return _listens(*self._head)
 
     def check(self) -> None:
         """Looks at the head now and then.
@@ -67,7 +69,7 @@ class Cluster:
         if now - self._looked_at < LOOK_S:
             return
         self._looked_at = now
-        self._misses = 0 if self._head_answers() else self._misses + 1
+        self._misses = 0 if self.answers else self._misses + 1
         if self._misses * LOOK_S >= HEAD_S:
             ray.shutdown()
             raise ClusterError(
@@ -105,11 +107,6 @@ class Cluster:
         """Leaves the cluster; ends the one that was started for this study."""
         if self._owned:
             ray.shutdown()
-
-    def _head_answers(self) -> bool:
-        if self._head is None:
-            return bool(ray.util.client.ray.is_connected())
-        return _listens(*self._head)
 
 
 def packed(task: Any) -> Bytes:

@@ -91,8 +91,8 @@ class RayEngine:
             self._enter()
         self._jobs = deque(_Job(segment) for segment in segments)
         left, ticked_at = len(segments), time.monotonic()
+        self._hire()
         while left:
-            self._hire()
             self._assign(watch)
             for hand in self._called():
                 if report := self._answered(hand, observe):
@@ -144,7 +144,7 @@ class RayEngine:
     def _assign(self, watch: Watch) -> None:
         """Gives idle workers something to do. A loop that waits goes on where it is."""
         idle = deque(hand for hand in self._hands if hand.call is None)
-        for job in [*self._jobs]:
+        for job in [*self._jobs] if idle else []:
             hand = self._loops.get(job.segment.spec.number) or next(iter(idle), None)
             if hand in idle:
                 assert hand is not None
@@ -217,6 +217,7 @@ class RayEngine:
         that was suspended blames nobody."""
         assert self._cluster is not None
         self._cluster.check()
+        self._hire()
         self._homeless_s = 0.0 if any(hand.ready for hand in self._hands) else self._homeless_s + seconds
         if self._homeless_s > self._settings.start_s and self._cluster.answers:
             raise ClusterError(
@@ -244,7 +245,7 @@ class RayEngine:
         assert home is not None
         if not isinstance(why, ActorUnavailableError) and not getattr(why, "preempted", False):
             job.losses.append((home.node, f"on {home.host}: {why}"))
-        counted = [reason for node, reason in job.losses if self._cluster.lives(node)]
+        counted = [reason for node, reason in job.losses if self._cluster.answers and self._cluster.lives(node)]
         if len(counted) <= self._settings.retries:
             self._jobs.appendleft(job)
             return None
