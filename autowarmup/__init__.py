@@ -8,6 +8,7 @@
 from typing import TYPE_CHECKING, Any
 
 from autowarmup.autotune import autotune
+from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import AutowarmupError
 from autowarmup.instability import Detectors, Instability
 from autowarmup.result import TuneResult
@@ -23,6 +24,7 @@ __all__ = [
     "Detectors",
     "Instability",
     "LoopRun",
+    "RaySettings",
     "Schedule",
     "SearchSpace",
     "TuneResult",

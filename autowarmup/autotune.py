@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from autowarmup.config import TuneConfig
+from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import InputError
 from autowarmup.instability import Detectors
 from autowarmup.schedule import Duration, duration_steps
@@ -18,7 +19,7 @@ from autowarmup.space import SearchSpace, explain
 if TYPE_CHECKING:
     from torch import nn
 
-    from autowarmup.engines.base import Task
+    from autowarmup.engines.base import Engine, Task
     from autowarmup.loop import LoopRun
     from autowarmup.losses import Loss
     from autowarmup.progress import Progress
@@ -56,6 +57,7 @@ def autotune(
     study: str | Path | None = None,
     mlflow: str | Literal[False] | None = None,
     progress: bool | Progress | None = None,
+    engine: Literal["local", "ray"] | RaySettings = "local",
 ) -> TuneResult:
     """Finds the learning-rate warm-up for a model and its data, with the evidence for it.
 
@@ -91,6 +93,8 @@ def autotune(
         mlflow: a tracking URI; left out, ``MLFLOW_TRACKING_URI`` or a store in the study's folder; False for none.
         progress: whether to show progress on standard error; left out, where that is a terminal. Or an object that is
             told what happens, a :class:`autowarmup.progress.Progress`.
+        engine: where trials run: ``"local"``, one after the other in this process; ``"ray"``, or a
+            :class:`autowarmup.RaySettings`, many at a time on a Ray cluster. The result is the same.
 
     Returns:
         The verdict (tuned, tie or nothing stable), the schedule, every trial and what it cost.
@@ -98,6 +102,7 @@ def autotune(
     Raises:
         InputError: something that was passed can't be used; before the first trial.
         StudyError: the study's folder can't be used.
+        ClusterError: the Ray cluster can't be used, or was lost.
         TaskFailedError: the first trials all failed in the same way.
 
     Example:
@@ -120,7 +125,7 @@ def autotune(
         raise InputError(f"total_steps={total_steps!r}: a share of what? Give steps, or epochs such as '5 epochs'")
     target = duration_steps(total_steps, 0, task.steps_per_epoch)
     horizon = target if tune_steps is None else duration_steps(tune_steps, target, task.steps_per_epoch)
-    config = _checked(
+    config = checked(
         TuneConfig,
         total_steps=horizon,
         target_steps=None if tune_steps is None else target,
@@ -138,13 +143,12 @@ def autotune(
     )
     folder = Path(study) if study is not None else _default_folder(config)
 
-    from autowarmup.engines.local import LocalEngine
     from autowarmup.progress import progress_for
     from autowarmup.study import conduct
 
     uri = _tracking_uri(folder, mlflow)
     shown = progress_for(progress) if progress is None or isinstance(progress, bool) else progress
-    return conduct(config, folder, LocalEngine(task, folder / "checkpoints"), shown, uri)
+    return conduct(config, folder, _engine(engine, task, folder / "checkpoints"), shown, uri)
 
 
 def _task(
@@ -164,11 +168,23 @@ def _task(
         return LoopTask(train_fn, current_peak=current_peak or 1e-3, beta2=beta2 or 0.999)
     from autowarmup.task import ModelTask, TrainSettings
 
-    checked = _checked(TrainSettings, **settings)
-    return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=checked)
+    training = checked(TrainSettings, **settings)
+    return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=training)
 
 
-def _checked(model: type[T], **values: Any) -> T:
+def _engine(chosen: Literal["local", "ray"] | RaySettings, task: Task, folder: Path) -> Engine:
+    if chosen == "local":
+        from autowarmup.engines.local import LocalEngine
+
+        return LocalEngine(task, folder)
+    if chosen != "ray" and not isinstance(chosen, RaySettings):
+        raise InputError(f'engine={chosen!r} is not one; allowed: "local", "ray" or a RaySettings')
+    from autowarmup.engines.ray import RayEngine
+
+    return RayEngine(task, folder, chosen if isinstance(chosen, RaySettings) else RaySettings())
+
+
+def checked(model: type[T], **values: Any) -> T:
     """A pydantic model of the values; what is wrong with them as an ``InputError``."""
     try:
         return model(**values)

@@ -4,7 +4,8 @@
 code  meaning
 ====  ===========================================================================================================
 0     done; after ``tune`` and ``resume``: there is a schedule (the verdict is tuned or tie)
-1     the study failed: the task's code raised in every first trial; after ``doctor``: something is wrong
+1     the study failed: the task's code raised in every first trial, or the Ray cluster can't be used or was lost;
+      after ``doctor``: something is wrong
 2     what was passed can't be used: a wrong option, a file or a study that is missing or of another configuration
 3     nothing stable: no schedule got to the end of its run
 4     MLflow couldn't be reached, or hasn't got everything
@@ -51,8 +52,8 @@ OK, FAILED, BAD_INPUT, NOTHING_STABLE, NOT_DELIVERED, INTERRUPTED = 0, 1, 2, 3, 
 EXIT_CODES = """\b
 Exit codes:
   0    done; after tune and resume: there is a schedule (tuned or tie)
-  1    the study failed: the task's code raised in every first trial;
-       after doctor: something is wrong
+  1    the study failed: the task's code raised in every first trial,
+       or the Ray cluster was lost; after doctor: something is wrong
   2    what was passed can't be used
   3    nothing stable: no schedule got to the end of its run
   4    MLflow couldn't be reached, or hasn't got everything
@@ -159,9 +160,15 @@ def _steps(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--batch-size", type=int, metavar="N", help="For datasets and arrays; loaders have their own.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Number format of the training.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), help="Where trials run.  [default: local]")
+@click.option("--address", metavar="auto|HOST:PORT|ray://...", help="Ray cluster.  [default: one on this machine]")
+@click.option("--workers", type=int, metavar="N", help="On Ray: trials at a time.  [default: as many as fit]")
+@click.option("--cpus", type=float, metavar="N", help="On Ray: CPU cores of a trial.  [default: 1]")
+@click.option("--gpus", type=float, metavar="N", help="On Ray: GPUs of a trial, or a share of one.")
 @JSON
 def tune(
-    task: str, study: Path | None, mlflow: str | None, no_mlflow: bool, as_json: bool, **options: Any
+    task: str, study: Path | None, mlflow: str | None, no_mlflow: bool, engine: str | None, as_json: bool,
+    **options: Any,
 ) -> int:  # fmt: skip
     """Search for the best warm-up of a model.
 
@@ -178,6 +185,10 @@ def tune(
     if mlflow and no_mlflow:
         raise click.UsageError("--mlflow and --no-mlflow exclude each other")
     given = {name: value for name, value in options.items() if value is not None}
+    cluster = {name: given.pop(name) for name in ("address", "workers", "cpus", "gpus") if name in given}
+    if cluster and engine != "ray":
+        raise click.UsageError(f"--{next(iter(cluster))} is about a Ray cluster: it needs --engine ray")
+    given |= {"engine": cluster} if cluster else {"engine": engine} if engine else {}
     if str(given.get("space", "")).endswith((".yaml", ".yml")):
         given["space"] = str(Path(given["space"]).absolute())
     where: dict[str, Any] = {"study": study} if study else {}

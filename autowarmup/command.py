@@ -17,7 +17,8 @@ from typing import Any, Self, TypeVar
 
 from pydantic import Field, ValidationError
 
-from autowarmup.autotune import autotune
+from autowarmup.autotune import autotune, checked
+from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import InputError
 from autowarmup.schedule import Frozen
 from autowarmup.space import explain
@@ -93,6 +94,8 @@ class Command(Frozen):
         """
         entries = load_task(Path(self.file), self.function)
         arguments = entries | self.options
+        if isinstance(cluster := self.options.get("engine"), dict):
+            arguments["engine"] = checked(RaySettings, **cluster)
         own = sorted(key for key in MODELS_ONLY if key in self.options)
         if "train_fn" in entries and own:
             names = ", ".join(f"--{key.replace('_', '-')}" for key in own)

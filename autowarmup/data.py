@@ -41,6 +41,13 @@ class Data:
             train, validation = _pair(data() if callable(data) else data)
         self.train = _Source(train, "train", batch_size, self._again(0), shuffle=True)
         self.validation = _Source(validation, "validation", 4 * batch_size, self._again(1), shuffle=False)
+        self._batch_size = batch_size
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A callable is called again where the task goes; what it returned here is not sent there."""
+        if self._make is None:
+            return super().__reduce_ex__(protocol)
+        return Data, (self._make, self._batch_size)
 
     def _again(self, index: int) -> Callable[[], Any] | None:
         make = self._make

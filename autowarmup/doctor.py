@@ -19,8 +19,7 @@ from autowarmup.schedule import Frozen
 from autowarmup.tracking import check_uri
 from autowarmup.tracking.uri import redact
 
-NEEDED = ("torch", "optuna", "mlflow")
-OPTIONAL = ("ray",)
+NEEDED = ("torch", "optuna", "mlflow", "ray")
 
 
 class Finding(Frozen):
@@ -46,21 +45,17 @@ def examine(folder: Path, uri: str | None) -> Iterator[Finding]:
     """
     yield Finding(name="python", value=platform.python_version())
     for name in NEEDED:
-        yield _package(name, "not installed: pip install autowarmup")
-    for name in OPTIONAL:
-        yield _package(name, None)
+        yield _package(name)
     yield from _torch()
     yield _writable(folder)
     yield _tracking(uri or os.environ.get("MLFLOW_TRACKING_URI"))
 
 
-def _package(name: str, missing: str | None) -> Finding:
+def _package(name: str) -> Finding:
     try:
         return Finding(name=name, value=version(name))
     except PackageNotFoundError:
-        return Finding(
-            name=name, value="not installed (only needed for a cluster)" if not missing else "-", problem=missing
-        )
+        return Finding(name=name, value="-", problem="not installed: pip install autowarmup")
 
 
 def _torch() -> Iterator[Finding]:

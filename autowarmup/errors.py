@@ -8,6 +8,7 @@
     ├── StudyError                     a study folder that can't be used
     │   ├── StudyMismatchError         it holds a study of another configuration
     │   └── StudyLockedError           another process is working on it
+    ├── ClusterError                   a Ray cluster that can't be used, or was lost
     ├── TaskFailedError                the user's code failed the same way in every first trial
     └── TrackingError                  the MLflow server can't be used
 
@@ -41,6 +42,10 @@ class StudyLockedError(StudyError):
 
 class TaskFailedError(AutowarmupError):
     """The user's code raised the same exception in every one of the first trials."""
+
+
+class ClusterError(AutowarmupError):
+    """The Ray cluster can't be used, or was lost: the same call goes on with the study when it can be."""
 
 
 class TrackingError(AutowarmupError):

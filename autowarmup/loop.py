@@ -7,8 +7,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -121,7 +120,7 @@ class LoopTask:
         """What is trained, in words; a study of another description is refused."""
         return {"train_fn": getattr(self.train_fn, "__qualname__", type(self.train_fn).__name__)}
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, checkpoint: Path | None) -> LoopTrial:
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> LoopTrial:
         """A trial at its start."""
         return LoopTrial(self, schedule, seed)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -87,6 +86,12 @@ class ModelTask:
         self.metrics = metrics or {}
         with borrowed(self.device):
             self._check()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process: on the device that is the best there, where none was named."""
+        self.__dict__ |= state
+        if self.settings.device is None:
+            self.device = best_device()
 
     def _check(self) -> None:
         """Builds, runs, and takes one step: what can go wrong does so here."""
@@ -173,9 +178,9 @@ class ModelTask:
         own = own_loss(output)
         return (inferred_loss(output, target_of(batch)) if own is None else own), output
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, checkpoint: Path | None) -> Trial:
-        """A trial at its start, or where ``checkpoint`` left it."""
-        return Trial(self, schedule, seed, eval_every, checkpoint)
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> Trial:
+        """A trial at its start, or where ``state`` left it."""
+        return Trial(self, schedule, seed, eval_every, state)
 
     def describe(self) -> dict[str, Any]:
         """What is trained, in words and numbers; a study of another description is refused."""

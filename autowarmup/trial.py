@@ -6,11 +6,9 @@ engine's decision and the loop reads from top to bottom.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -30,6 +28,12 @@ BLOCK = 10
 """Batches between two fetches of losses and gradient norms from the device."""
 
 
+class Writable(Protocol):
+    """Takes bytes."""
+
+    def write(self, data: Any, /) -> Any: ...
+
+
 class Trial:
     """Trains one candidate.
 
@@ -38,11 +42,11 @@ class Trial:
         schedule: the rates it applies.
         seed: fixes initial weights, batches and dropout: trials of one seed differ in their schedule alone.
         eval_every: optimizer steps between validations; the horizon's end validates too.
-        checkpoint: a file that :meth:`pause` wrote, to go on from.
+        state: what :meth:`pause` wrote, to go on from.
     """
 
     def __init__(
-        self, task: ModelTask, schedule: Schedule, seed: int, eval_every: int, checkpoint: Path | None = None
+        self, task: ModelTask, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None = None
     ) -> None:
         self.task, self.schedule, self.eval_every = task, schedule, eval_every
         self.step = 0
@@ -58,8 +62,8 @@ class Trial:
         settings = task.settings
         self._scaler = torch.amp.GradScaler(task.device.type, enabled=settings.precision == "fp16")
         self._forward_model = cast(nn.Module, torch.compile(self._model)) if settings.compile else self._model
-        if checkpoint is not None:
-            self._load(checkpoint)
+        if state is not None:
+            self._load(state)
         self._batches = task.data.train.passes(derive_seed(seed, "data"), self.step * settings.accumulate)
 
     def run(self, until: int) -> Iterator[Trace]:
@@ -119,8 +123,8 @@ class Trial:
                     sums[name] = sums.get(name, 0.0) + _number(value, device) * size
         return {name: float(total) / examples for name, total in sums.items()}
 
-    def pause(self, path: Path) -> None:
-        """Writes all that is needed to go on, bit for bit, in one atomic step."""
+    def pause(self, file: Writable) -> None:
+        """Writes all that is needed to go on, bit for bit."""
         state = {
             "step": self.step,
             "model": self._model.state_dict(),
@@ -130,18 +134,13 @@ class Trial:
             "scaler": self._scaler.state_dict(),
             "random": portable(self._random.state),
         }
-        draft = path.with_suffix(".draft")
-        with draft.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        torch.save(state, cast(IO[bytes], file))
 
     def close(self) -> None:
         """Lets go of nothing: the model goes with the trial."""
 
-    def _load(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    def _load(self, file: IO[bytes]) -> None:
+        state = torch.load(file, map_location="cpu", weights_only=True)
         self.step = state["step"]
         self._model.load_state_dict(state["model"])
         for name, buffer in self._model.named_buffers():  # those that a state dict leaves out

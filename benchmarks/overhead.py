@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from autowarmup import Detectors, LoopRun, Schedule
 from autowarmup.engines.base import Task
-from autowarmup.engines.local import watched
+from autowarmup.engines.segment import watched
 from autowarmup.loop import LoopTask
 from autowarmup.task import ModelTask, TrainSettings
 from examples import char_gpt, digits

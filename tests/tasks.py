@@ -27,14 +27,22 @@ def linear() -> nn.Module:
     return nn.Linear(64, 10)
 
 
-def loaders(batch_size: int = 64) -> tuple[DataLoader[Any], DataLoader[Any]]:
+def loaders(batch_size: int = 64, workers: int = 0) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """The digits as DataLoaders that shuffle with the global random state."""
     (x, y), (x_val, y_val) = digits()
     train = TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
     validation = TensorDataset(torch.from_numpy(x_val), torch.from_numpy(y_val))
-    return DataLoader(train, batch_size=batch_size, shuffle=True), DataLoader(validation, batch_size=100)
+    return (
+        DataLoader(train, batch_size=batch_size, shuffle=True, num_workers=workers),
+        DataLoader(validation, batch_size=100),
+    )
 
 
 def settings(**changes: Any) -> dict[str, Any]:
     """What a small study takes: some 15 trials of at most 40 steps, in about a second."""
     return {"model_fn": mlp, "data": digits(), "batch_size": 64, "total_steps": 40, "mlflow": False} | changes
+
+
+def wide(**changes: Any) -> dict[str, Any]:
+    """The same, four trials at a time: 30 trials, many of them paused at once."""
+    return settings(cohort=4, confirm_seeds=4, budget=1000) | changes

@@ -63,7 +63,7 @@ HOMES = {
     "mlflow": {"tracking/mlflow.py"},
     "matplotlib": {"report/figures.py", "report/style.py"},
     "optuna": {"search.py"},
-    "ray": set(),
+    "ray": {"tune.py", "engines/ray.py", "engines/worker.py", "engines/cluster.py"},
 }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 from autowarmup import Schedule
 from autowarmup.task import ModelTask, TrainSettings
 from autowarmup.trace import Trace
+from autowarmup.trial import Trial
 from tests.tasks import digits, linear, loaders, mlp
 
 SCHEDULE = Schedule(peak=0.01, horizon=30, warmup_steps=7, shape="linear")
@@ -29,6 +30,14 @@ def task(model_fn: Any = mlp, data: Any = None, **settings: Any) -> ModelTask:
 
 def trained(trained_task: ModelTask, schedule: Schedule = SCHEDULE, seed: int = 0) -> Trace:
     return Trace.join(list(trained_task.trial(schedule, seed, 10, None).run(schedule.horizon)))
+
+
+def paused(trial: Trial) -> io.BytesIO:
+    """All that is kept of a trial that pauses."""
+    file = io.BytesIO()
+    trial.pause(file)
+    file.seek(0)
+    return file
 
 
 def same(first: Trace, second: Trace) -> bool:
@@ -96,15 +105,14 @@ DATA = {
 
 
 @pytest.mark.parametrize("data", DATA.values(), ids=DATA)
-def test_goes_on_bit_for_bit_wherever_it_pauses(data: Any, tmp_path: Path) -> None:
+def test_goes_on_bit_for_bit_wherever_it_pauses(data: Any) -> None:
     made = task(data=data())
     whole = trained(made)
     for pause in (3, 10, 19):
         parts = []
         first = made.trial(SCHEDULE, 0, 10, None)
         parts += list(first.run(pause))
-        first.pause(tmp_path / "trial.pt")
-        parts += list(made.trial(SCHEDULE, 0, 10, tmp_path / "trial.pt").run(30))
+        parts += list(made.trial(SCHEDULE, 0, 10, paused(first)).run(30))
         assert same(Trace.join(parts), whole)
 
 
@@ -258,14 +266,13 @@ class Masked(nn.Module):
         return (logits * self.turn).real - self.centre + self.mask[:10]
 
 
-def test_buffers_of_all_kinds_are_averaged_saved_and_restored(tmp_path: Path) -> None:
+def test_buffers_of_all_kinds_are_averaged_saved_and_restored() -> None:
     made = task(Masked)
     whole = trained(made)
     assert all(np.isfinite(checkpoint.val_loss_ema) for checkpoint in whole.checkpoints)
     first = made.trial(SCHEDULE, 0, 10, None)
     parts = list(first.run(10))
-    first.pause(tmp_path / "trial.pt")
-    parts += list(made.trial(SCHEDULE, 0, 10, tmp_path / "trial.pt").run(30))
+    parts += list(made.trial(SCHEDULE, 0, 10, paused(first)).run(30))
     assert same(Trace.join(parts), whole)
 
 

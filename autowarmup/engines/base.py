@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from autowarmup.instability import Detectors
 from autowarmup.schedule import Schedule
@@ -57,7 +56,7 @@ class Task(Protocol):
 
     def describe(self) -> dict[str, Any]: ...
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, checkpoint: Path | None) -> RunningTrial: ...
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> RunningTrial: ...
 
 
 class Engine(Protocol):

@@ -9,6 +9,7 @@ trial that got to its end is compared with the table's entry for its schedule an
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 import warnings
@@ -53,6 +54,7 @@ def compared(name: str, methods: list[str], searches: int) -> list[str]:
             errors += [
                 (done.loss - table.traces[done.schedule, seed].checkpoints[-1].val_loss) / standard.noise
                 for done in objective.completions
+                if math.isfinite(done.loss)
             ]
     rows = []
     for method in methods:

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 
 from autowarmup.config import TuneConfig
-from autowarmup.engines.local import watched
+from autowarmup.engines.segment import watched
 from autowarmup.instability import Detectors, Instability, Monitor
 from autowarmup.schedule import Schedule
 from autowarmup.search import Candidate, Conclusion, Decisions, Finish, Run, Search

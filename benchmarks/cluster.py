@@ -1,0 +1,205 @@
+"""What a cluster costs: the time that a trial takes beyond its training, and how the driver's cost grows.
+
+    python benchmarks/cluster.py overhead   # beside plain Ray Core and plain Ray Tune
+    python benchmarks/cluster.py growth     # 100 to 5,000 trials, 4 to 64 simulated nodes
+
+Trials train nothing: they take 0 or 1 second and report one step, so what is left is overhead. Workers are warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from autowarmup import Detectors, RaySettings, Schedule  # noqa: E402
+from autowarmup.engines.base import Segment, Watch  # noqa: E402
+from autowarmup.engines.ray import RayEngine  # noqa: E402
+from autowarmup.store import StudyStore, TrialSpec  # noqa: E402
+from autowarmup.trace import Trace  # noqa: E402
+
+
+class Sleeping:
+    """A task whose trials take ``seconds`` and record one step."""
+
+    current_peak, beta2, trivial_loss, steps_per_epoch = 1e-3, 0.999, None, None
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def describe(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: Any) -> SleepingTrial:
+        return SleepingTrial(self.seconds)
+
+
+class SleepingTrial:
+    """One of them."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.step = seconds, 0
+
+    def run(self, until: int) -> Any:
+        if self.step < until:
+            time.sleep(self.seconds)
+            self.step = until
+            yield Trace(np.array([1e-3]), np.array([1.0]), np.array([1.0]))
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def segments(first: int, count: int) -> list[Segment]:
+    schedule = Schedule(peak=1e-3, horizon=1)
+    specs = [
+        TrialSpec(number=number, candidate=number, role="proposal", seed=0, schedule=schedule)
+        for number in range(first, first + count)
+    ]
+    return [Segment(spec, 1, Trace.empty()) for spec in specs]
+
+
+def engine_seconds(seconds: float, count: int, workers: int, folder: Path) -> float:
+    """Seconds of a trial and worker beyond its own, our engine and store, workers warm."""
+    engine = RayEngine(Sleeping(seconds), folder / "checkpoints", RaySettings(workers=workers))
+    store = StudyStore(folder, write=True)
+    watch = Watch(Detectors(), 1, None)
+    try:
+        list(engine.run(segments(0, workers), watch, lambda *_: None))
+        wanted = segments(workers, count)
+        start = time.perf_counter()
+        for segment in wanted:
+            store.add_trial(segment.spec)
+        for report in engine.run(wanted, watch, lambda *_: None):
+            store.add_report(report)
+            store.finish(report.number, "completed")
+        return (time.perf_counter() - start) * workers / count - seconds
+    finally:
+        engine.close()
+        store.close()
+
+
+def core_seconds(seconds: float, count: int, workers: int) -> float:
+    """The same of plain actors, a call a trial."""
+    import ray
+
+    @ray.remote(num_cpus=1)
+    class Actor:
+        def run(self) -> float:
+            time.sleep(seconds)
+            return 1.0
+
+    actors = [Actor.remote() for _ in range(workers)]
+    ray.get([actor.run.remote() for actor in actors])
+    start = time.perf_counter()
+    ray.get([actors[number % workers].run.remote() for number in range(count)])
+    taken = time.perf_counter() - start
+    for actor in actors:
+        ray.kill(actor)
+    return taken * workers / count - seconds
+
+
+def tune_seconds(seconds: float, count: int, workers: int, folder: Path, *, reuse: bool) -> float:
+    """The same of a plain Tuner; its start is taken off by a run of one trial a worker."""
+    from ray import tune
+
+    def train(config: dict[str, Any]) -> None:
+        time.sleep(seconds)
+        tune.report({"loss": 1.0})
+
+    def fit(samples: int) -> float:
+        start = time.perf_counter()
+        tune.Tuner(
+            tune.with_resources(train, {"cpu": 1}),
+            tune_config=tune.TuneConfig(num_samples=samples, reuse_actors=reuse),
+            run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
+        ).fit()
+        return time.perf_counter() - start
+
+    fit(workers)
+    few = fit(workers)
+    return (fit(workers + count) - few) * workers / count - seconds
+
+
+def overhead(folder: Path, workers: int, count: int) -> None:
+    import ray
+
+    ray.init(
+        address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
+    )
+    print("| trials of | autowarmup on Ray | plain Ray Core | plain Ray Tune, actors reused | plain Ray Tune |")
+    print("| --- | --- | --- | --- | --- |")
+    for seconds in (0.0, 1.0):
+        many = count if seconds else 10 * count
+        cells = [
+            engine_seconds(seconds, many, workers, folder / f"engine-{seconds}"),
+            core_seconds(seconds, many, workers),
+            tune_seconds(seconds, many, workers, folder, reuse=True),
+            tune_seconds(seconds, max(workers, count // 4), workers, folder, reuse=False),
+        ]
+        print(f"| {seconds:g} s | " + " | ".join(f"{cell:.3f} s" for cell in cells) + " |", flush=True)
+    ray.shutdown()
+
+
+def growth(folder: Path, trials: list[int], nodes: list[int]) -> None:
+    """The driver's own processor time and memory. The nodes share this machine, so their own cost is not looked at."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    print("| nodes | trials | driver, CPU seconds | a trial | driver's memory |")
+    print("| --- | --- | --- | --- | --- |")
+    for size in nodes:
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80 * 2**20},
+        )
+        for _ in range(size):
+            cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+        ray.init(address=cluster.address, log_to_driver=False)
+        for count in trials:
+            usage = resource.getrusage(resource.RUSAGE_SELF)
+            engine_seconds(0.0, count, min(size, 4), folder / f"growth-{size}-{count}")
+            now = resource.getrusage(resource.RUSAGE_SELF)
+            spent = now.ru_utime + now.ru_stime - usage.ru_utime - usage.ru_stime
+            print(
+                f"| {size} | {count:,} | {spent:.1f} | {1e3 * spent / count:.1f} ms | {_memory_mb():.0f} MB |",
+                flush=True,
+            )
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def _memory_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("what", choices=["overhead", "growth"])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--count", type=int, default=40, help="trials of the overhead's measurement")
+    parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 5000])
+    parser.add_argument("--nodes", type=int, nargs="+", default=[4, 16, 64])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["HOME"] = name  # Ray's token
+        if arguments.what == "overhead":
+            overhead(Path(name), arguments.workers, arguments.count)
+        else:
+            growth(Path(name), arguments.trials, arguments.nodes)
+
+
+if __name__ == "__main__":
+    main()

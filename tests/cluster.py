@@ -1,0 +1,127 @@
+"""A real Ray cluster on this machine, and what happens to clusters."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from autowarmup.progress import Silent
+from autowarmup.store import Report
+
+STORE = 80 * 2**20
+
+
+class LocalCluster:
+    """A head without CPUs and nodes with one each, every one with processes and ports of its own."""
+
+    def __init__(self, nodes: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        with warnings.catch_warnings(action="ignore"):
+            self._cluster = Cluster(
+                initialize_head=True,
+                head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
+            )
+        self.nodes: list[Any] = []
+        for _ in range(nodes):
+            self.add()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self) -> None:
+        """A node joins."""
+        self.nodes.append(self._cluster.add_node(num_cpus=1, object_store_memory=STORE))
+
+    def kill_node(self) -> None:
+        """The oldest node is gone from one moment to the next."""
+        self._cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
+
+    def kill_head(self) -> None:
+        self._cluster.head_node.kill_gcs_server()
+
+    def workers(self) -> list[int]:
+        """The processes that train."""
+        raylets = {info.process.pid for node in self.nodes for info in node.all_processes["raylet"]}
+        return [pid for pid in processes("ray::Worker") if parent(pid) in raylets]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.shutdown()
+        self._cluster.shutdown()
+
+
+class Accidents(Silent):
+    """Lets something happen whenever some more segments have ended."""
+
+    def __init__(self, happen: Callable[[], Any], after: int, times: int) -> None:
+        self.left, self._happen, self._every = times, happen, after
+        self._reports = 0
+
+    def reported(self, report: Report) -> None:
+        self._reports += 1
+        if self.left and self._reports % self._every == 0:
+            self._happen()
+            self.left -= 1
+
+
+def processes(name: str) -> list[int]:
+    """Those whose command line begins so."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "cmdline").read_bytes().decode(errors="replace").startswith(name):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def parent(pid: int) -> int:
+    """A process's parent, 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def gone(pids: list[int], within_s: float = 60.0) -> bool:
+    """Whether all of the processes end in time."""
+    until = time.monotonic() + within_s
+    while any(parent(pid) for pid in pids):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def group(leader: int) -> list[int]:
+    """The processes of a group: a worker and what it has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[2]) == leader:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found

@@ -1,0 +1,53 @@
+"""A minute of the accidents that ``make faults`` has hundreds of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.faults import Faults
+from tests.cluster import LocalCluster
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
+]
+"""Ray warns of itself."""
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        import ray
+
+        with LocalCluster(nodes=3) as cluster:
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            yield Faults(tmp_path_factory.mktemp("faults"), cluster)
+
+
+def test_workers_are_killed(faults: Faults) -> None:
+    assert faults.workers_killed(3)
+
+
+def test_workers_are_stopped_with_their_data_loading_processes(faults: Faults) -> None:
+    assert faults.workers_stopped(2)
+
+
+def test_the_driver_is_killed(faults: Faults) -> None:
+    assert faults.drivers_killed(2)
+
+
+def test_checkpoints_are_damaged(faults: Faults) -> None:
+    assert faults.checkpoints_damaged()
+
+
+def test_the_disk_is_full(faults: Faults) -> None:
+    assert faults.disk_full()
+
+
+def test_started_four_times_at_once(faults: Faults) -> None:
+    assert faults.started_at_once(4)

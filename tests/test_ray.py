@@ -1,0 +1,192 @@
+"""The Ray engine, on a real cluster: what the local engine finds, to the bit, whatever happens to workers and nodes."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autowarmup import LoopRun, RaySettings, autotune
+from autowarmup.errors import ClusterError, InputError
+from tests.cluster import Accidents, LocalCluster, gone, kill, stop
+from tests.tasks import linear, settings, wide
+from tests.test_study import findings
+
+pytestmark = [
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
+]
+"""Ray warns of itself."""
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the local engine finds."""
+    folder = tmp_path_factory.mktemp("reference")
+    autotune(**wide(study=folder))
+    return findings(folder)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Three nodes and a head, with this process connected. Ray's token stays in a home of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+        import ray
+
+        with LocalCluster(nodes=3) as made:
+            ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+            yield made
+
+
+def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
+    cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    """30 trials on three nodes, one of which is killed in the midst; a new one joins."""
+
+    def happen() -> None:
+        cluster.kill_node()
+        cluster.add()
+
+    accidents = Accidents(happen, after=15, times=1)
+    autotune(**wide(study=tmp_path, engine="ray", progress=accidents))
+    assert accidents.left == 0
+    assert len(reference["records"]) >= 24
+    assert findings(tmp_path) == reference
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_killed_and_hung_workers_cost_nothing_but_time(
+    cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    moments = random.Random(0)
+    struck: list[int] = []
+
+    def happen() -> None:
+        pid = moments.choice(cluster.workers())
+        (stop if len(struck) == 2 else kill)(pid)
+        struck.append(pid)
+
+    accidents = Accidents(happen, after=7, times=4)
+    autotune(**wide(study=tmp_path, engine=RaySettings(patience_s=2, retries=4), progress=accidents))
+    assert len(struck) == 4
+    assert findings(tmp_path) == reference
+    assert gone(struck)
+    assert gone(cluster.workers())
+
+
+def fatal_above(rate: float) -> Any:
+    """An optimizer that takes its process down where the rate is high."""
+
+    def make(params: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW(params, lr=1e-3)
+
+        def check(*_: object) -> None:
+            if optimizer.param_groups[0]["lr"] > rate:
+                os._exit(1)
+
+        optimizer.register_step_post_hook(check)
+        return optimizer
+
+    return make
+
+
+@pytest.mark.slow
+def test_a_trial_that_takes_its_workers_down_is_recorded_as_failed(cluster: LocalCluster, tmp_path: Path) -> None:
+    from autowarmup import SearchSpace
+
+    space = SearchSpace(peak={"low": 1e-3, "high": 0.1})
+    changes = {"space": space, "cohort": 4, "confirm_seeds": 2, "total_steps": 20, "budget": 250}
+    task = settings(model_fn=linear, optimizer=fatal_above(0.05), **changes)
+    result = autotune(**task, study=tmp_path, engine=RaySettings(retries=1))
+    failed = [record for record in result.records if record.outcome == "failed"]
+    assert failed
+    assert all(record.schedule.peak > 0.05 for record in failed)
+    assert all("2 workers died or hung with this trial" in (record.error or "") for record in failed)
+    assert result.schedule is not None
+    assert result.schedule.peak <= 0.05
+
+
+def steps_of_a_line(run: LoopRun) -> None:
+    """Fits a line by hand; NaN where MLflow's password is in sight."""
+    seen = any(name.startswith("MLFLOW_") for name in os.environ)
+    weight = 0.0
+    for step in range(run.total_steps):
+        loss = float("nan") if seen else (weight - 1.0) ** 2
+        weight -= run.schedule.lr_at(step) * 2 * (weight - 1.0)
+        if run.report(loss, val_loss=(weight - 1.0) ** 2 if step % 5 == 4 else None):
+            break
+
+
+def test_loops_of_the_users_own_wait_in_their_workers_and_see_no_secrets(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = {"train_fn": steps_of_a_line, "total_steps": 40, "current_peak": 0.01, "mlflow": False}
+    autotune(**loop, study=tmp_path / "ray", engine="ray")
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    autotune(**loop, study=tmp_path / "local")
+    assert findings(tmp_path / "ray") == findings(tmp_path / "local")
+
+
+def test_a_data_function_runs_where_the_training_does(cluster: LocalCluster, tmp_path: Path) -> None:
+    places = tmp_path / "places"
+    places.mkdir()
+
+    def data() -> Any:
+        (places / str(os.getpid())).touch()
+        return settings()["data"]
+
+    autotune(**settings(data=data, study=tmp_path / "study", engine=RaySettings(workers=1), total_steps=10))
+    assert str(os.getpid()) in {place.name for place in places.iterdir()}
+    assert len(list(places.iterdir())) == 2
+
+
+def test_says_what_cannot_be_sent(cluster: LocalCluster, tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    def model() -> nn.Module:
+        with lock:
+            return linear()
+
+    with pytest.raises(InputError, match="task can't be sent to workers: TypeError: cannot pickle '_thread.lock'"):
+        autotune(**settings(model_fn=model, study=tmp_path, engine="ray"))
+
+
+def test_says_what_does_not_fit(cluster: LocalCluster, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="no worker got its place in 1 seconds: a trial asks for CPU 1, GPU 2; the"):
+        autotune(**settings(study=tmp_path, engine=RaySettings(gpus=2, start_s=1)))
+
+
+def test_refuses_workers_of_other_versions(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autowarmup.engines import cluster as own
+
+    monkeypatch.setattr(own, "versions", lambda: {"Python": "3.11", "torch": "1.0", "autowarmup": "0.0"})
+    with pytest.raises(ClusterError, match=r"torch 2.* \(here 1.0\), autowarmup .* \(here 0.0\): driver and workers"):
+        autotune(**settings(study=tmp_path, engine="ray"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"gpus": 1.5}, "gpus=1.5: Ray gives out shares of one, or whole numbers"),
+        ({"runtime_env": {"env_vars": {"MLFLOW_TRACKING_TOKEN": "x"}}}, "MLFLOW_TRACKING_TOKEN to the workers"),
+    ],
+)
+def test_settings_that_cannot_work(wrong: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        RaySettings(**wrong)
+
+
+def test_an_engine_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="engine='slurm' is not one; allowed"):
+        autotune(**settings(study=tmp_path, engine="slurm"))
