@@ -1,6 +1,6 @@
 """Our search against general tuners, on the stored tables.
 
-    python -m benchmarks.search.compare                 # all methods, about 10 minutes on two cores (make bench-search)
+    python -m benchmarks.search.compare                 # all methods, some minutes on two cores (make bench-search)
     python -m benchmarks.search.compare --methods autowarmup random --searches 20
     python -m benchmarks.search.compare --write         # writes the figures and the table that docs/search.md shows
 
@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ RESULTS = Path(__file__).parent.parent / "results" / "search.json"
 PAGE = Path(__file__).parent.parent / "results" / "search.md"
 FIGURE = Path(__file__).parent.parent.parent / "docs" / "images" / "search.png"
 FEWER = 10
-"""Methods that take many seconds make this many times fewer searches."""
+"""Methods that take a minute a search make this many times fewer searches, and are left out unless asked for: their
+stored results are shown."""
 
 
 def searches(job: tuple[str, str, int]) -> tuple[str, str, list[Outcome], float]:
@@ -73,11 +75,10 @@ def one_run(standard: Standard) -> dict[str, dict[str, float]]:
     return figures
 
 
-def page(found: dict[tuple[str, str], list[Outcome]], seconds: dict[tuple[str, str], float]) -> str:
+def page(figures: dict[tuple[str, str], dict[str, Any]]) -> str:
     """The tables as Markdown."""
     standards = {task: Standard(Table.load(table_path(task))) for task in TASKS}
-    methods = [method for method in METHODS if any(key[0] == method for key in found)]
-    figures = {key: summary(outcomes) for key, outcomes in found.items()}
+    methods = [method for method in METHODS if any(key[0] == method for key in figures)]
     lines = ["## Full runs until within the seed noise of the best: median / 90th percentile", ""]
     lines += _header(["method", *TASKS, "median over tasks"])
     for method in methods:
@@ -109,7 +110,7 @@ def page(found: dict[tuple[str, str], list[Outcome]], seconds: dict[tuple[str, s
     lines += _header(["method", *TASKS, "seconds", "searches a task"])
     for method in methods:
         cells = [f"{figures[method, task]['unstable']:.0%}" for task in TASKS]
-        slowest = max(seconds[method, task] for task in TASKS)
+        slowest = max(figures[method, task]["seconds"] for task in TASKS)
         lines.append(_row([_name(method), *cells, f"{slowest:.1f}", str(figures[method, TASKS[0]]["searches"])]))
     lines += ["", "## The tasks", ""]
     lines += _header(["task", "about", "horizon", "schedules", "seeds", "best", "seed noise", "within it"])
@@ -160,7 +161,9 @@ def figure(found: dict[tuple[str, str], list[Outcome]]) -> None:
     from matplotlib import pyplot as plt
 
     methods = [method for method in METHODS if any(key[0] == method for key in found)]
-    colours = dict(zip(methods, ["#c1272d", *plt.get_cmap("tab10").colors], strict=False))  # type: ignore[attr-defined]
+    colours = dict(
+        zip(methods, ["#c1272d", *(plt.get_cmap("tab20")(i) for i in (0, 2, 4, 8, 9, 10, 12, 14, 18))], strict=False)
+    )
     grid, panels = plt.subplots(2, 4, figsize=(16, 7), sharex=True, layout="constrained")
     budgets = np.linspace(0.5, MOST, 96)
     for panel, task in zip(panels.flat, TASKS, strict=True):
@@ -177,7 +180,7 @@ def figure(found: dict[tuple[str, str], list[Outcome]]) -> None:
                 high = [min(value, 1e3) for value in high]
                 panel.fill_between(budgets, low, high, color=colours[method], alpha=0.15, lw=0)
         panel.axhline(1.0, color="0.4", ls=":", lw=1)
-        panel.set(title=task, yscale="symlog", ylim=(-2, 60))
+        panel.set(title=task, yscale="symlog", ylim=(-5, 60))
     for panel in panels[1]:
         panel.set_xlabel("full runs spent")
     for panel in panels[:, 0]:
@@ -206,9 +209,15 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def stored(methods: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The stored figures of methods."""
+    return {(f["method"], f["task"]): f for f in json.loads(RESULTS.read_text()) if f["method"] in methods}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    quick = [method for method in METHODS if method not in SLOW]
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=quick)
     parser.add_argument("--searches", type=int, default=20, help="of each method on each task")
     parser.add_argument("--write", action="store_true", help="write the results, the page and the figure")
     arguments = parser.parse_args()
@@ -218,19 +227,18 @@ def main() -> None:
         for task in TASKS
     ]
     found: dict[tuple[str, str], list[Outcome]] = {}
-    seconds: dict[tuple[str, str], float] = {}
+    figures = stored([method for method in SLOW if method not in arguments.methods])
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for method, task, outcomes, took in pool.imap_unordered(searches, jobs):
-            found[method, task], seconds[method, task] = outcomes, took
+            found[method, task] = outcomes
+            figures[method, task] = {"method": method, "task": task, "seconds": took} | summary(outcomes)
             print(f"{method}, {task}: {took:.2f} s a search", flush=True)
-    found = {(method, task): found[method, task] for method in arguments.methods for task in TASKS}
-    text = page(found, seconds)
+    text = page(figures)
     if OURS in arguments.methods:
         text += verdicts(arguments.searches)
     print(text)
     if arguments.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps([[m, t, summary(o)] for (m, t), o in found.items()], indent=1))
+        RESULTS.write_text(json.dumps(list(figures.values()), indent=1) + "\n")
         PAGE.write_text(text)
         figure(found)
 
