@@ -81,8 +81,8 @@ def autotune(
         device: left out, the best there is.
         compile: whether to run the model through ``torch.compile``.
         space: which schedules may be proposed: a preset's name, a YAML file or a :class:`autowarmup.SearchSpace`.
-        budget: optimizer steps that the whole study may spend; left out, twelve whole runs, of which a
-            study that settles sooner spends less.
+        budget: optimizer steps that the whole study may spend; left out, twelve whole runs with three
+            ``confirm_seeds``, of which a study that settles sooner spends less.
         seed: fixes the study: the same seed gives the same result.
         current_peak: the learning rate you use today; left out, the optimizer's (1e-3 for a ``train_fn``).
         beta2: Adam's second-moment decay, for the untuned rule; left out, the optimizer's.
@@ -129,7 +129,7 @@ def autotune(
         TuneConfig,
         total_steps=horizon,
         target_steps=None if tune_steps is None else target,
-        budget=TuneConfig.default_budget(horizon) if budget is None else budget,
+        budget=TuneConfig.default_budget(horizon, confirm_seeds) if budget is None else budget,
         space=space if isinstance(space, SearchSpace) else SearchSpace.load(space),
         seed=seed,
         current_peak=task.current_peak if current_peak is None else current_peak,

@@ -103,15 +103,19 @@ class TuneConfig(Frozen):
     @property
     def verdict_cost(self) -> int:
         """Steps kept for the verdict: both baselines on the search's seed, the winner and the better baseline on every
-        fresh seed, and a run for a winner that breaks on one and is replaced by the next best."""
-        return (2 + 2 * self.confirm_seeds + 1) * self.total_steps
+        fresh seed, and a run for a winner that breaks on one and is replaced."""
+        return _verdict_runs(self.confirm_seeds) * self.total_steps
 
     @property
     def least_budget(self) -> int:
         return self.probe_steps + 2 * self.total_steps + self.verdict_cost
 
     @staticmethod
-    def default_budget(total_steps: int) -> int:
-        """Twelve whole runs: up to three search, nine are kept for the verdict. A study that settles sooner, or whose
-        search has nothing better than a baseline, spends less."""
-        return 12 * total_steps
+    def default_budget(total_steps: int, confirm_seeds: int) -> int:
+        """Three whole runs for the search, and what the verdict takes: twelve with three seeds. A study that settles
+        sooner, or whose search has nothing better than a baseline, spends less."""
+        return (3 + _verdict_runs(confirm_seeds)) * total_steps
+
+
+def _verdict_runs(confirm_seeds: int) -> int:
+    return 2 + 2 * confirm_seeds + 1

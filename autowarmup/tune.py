@@ -49,9 +49,11 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
         total_steps: the run being tuned, in optimizer steps, >= 10.
         current_peak: the learning rate in use today.
         space: a preset's name, a YAML file or a :class:`autowarmup.SearchSpace`.
-        budget: optimizer steps that the whole search may spend; left out, twenty-four whole runs.
-        settings: further fields of :class:`autowarmup.config.TuneConfig`: ``seed``, ``cohort``, ``confirm_seeds``,
-            ``trivial_loss``, ``detectors`` and so on.
+        budget: optimizer steps that the whole search may spend; left out, what the search and the verdict take, as in
+            :func:`autowarmup.autotune`.
+        confirm_seeds: fresh seeds on which the winner meets the better baseline, >= 2.
+        settings: further fields of :class:`autowarmup.config.TuneConfig`: ``seed``, ``cohort``, ``trivial_loss``,
+            ``detectors`` and so on.
 
     Attributes:
         conclusion: the verdict with the schedule, when the search is over; None before.
@@ -73,6 +75,7 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
         *,
         space: SearchSpace | str = "default",
         budget: int | None = None,
+        confirm_seeds: int = 3,
         **settings: Any,
     ) -> None:
         super().__init__(metric="loss", mode="min")
@@ -82,7 +85,8 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
             total_steps=total_steps,
             current_peak=current_peak,
             space=space if isinstance(space, SearchSpace) else SearchSpace.load(space),
-            budget=TuneConfig.default_budget(total_steps) if budget is None else budget,
+            confirm_seeds=confirm_seeds,
+            budget=TuneConfig.default_budget(total_steps, confirm_seeds) if budget is None else budget,
             **settings,
         )
         self._begin()

@@ -100,6 +100,15 @@ def test_the_smallest_budget_still_gives_a_verdict() -> None:
         config(budget=least - 1)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_the_default_budget_suffices_for_any_number_of_seeds(seeds: int) -> None:
+    made = config(confirm_seeds=seeds, budget=TuneConfig.default_budget(100, seeds))
+    search = Search(made)
+    conclusion, _, _ = conducted(search, smooth)
+    assert len(conclusion.verdict.comparisons[0].final_losses) == seeds
+    assert search.spent <= made.budget
+
+
 def test_every_segment_starts_where_the_last_one_ended() -> None:
     search = Search(config(cohort=4))
     _, segments, _ = conducted(search, smooth)

@@ -143,7 +143,7 @@ def verdict(table: Table, number: int) -> tuple[str, Schedule | None, float]:
     others = [seed for seed in table.seeds if seed != own]
     objective = TableObjective(table, own, 100 * table.horizon)
     config = configured(objective, number, confirm_seeds=len(others))
-    config = config.model_copy(update={"budget": TuneConfig.default_budget(table.horizon)})
+    config = config.model_copy(update={"budget": TuneConfig.default_budget(table.horizon, len(others))})
     search = GridSearch(config, table.grid)
     fresh = {derive_seed(config.seed, "confirmation", i): seed for i, seed in enumerate(others)}
     objectives = {seed: TableObjective(table, seed, 100 * table.horizon) for seed in others}
