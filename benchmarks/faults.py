@@ -3,7 +3,7 @@
     python benchmarks/faults.py --write     # the long one, about half an hour on two cores
     python benchmarks/faults.py --scale 0.03
 
-Every scenario runs studies of 34 trials on a cluster of three nodes until it has had its number of accidents, at
+Every scenario runs studies of 30 trials on a cluster of three nodes until it has had its number of accidents, at
 moments drawn from a seed. A study passes where all that it found is, to the bit, what the local engine finds
 undisturbed: the same trials, each segment once, the same traces, the same verdict.
 """
@@ -270,7 +270,7 @@ def page(lines: list[str], seed: int) -> str:
     return f"""# Accidents on a cluster
 
 `python benchmarks/faults.py --write`, seed {seed}: three Ray nodes of one CPU each on a machine with {os.cpu_count()}
-cores, Python {platform.python_version()}. In each line every study ended with exactly the 34 trials, segments, traces
+cores, Python {platform.python_version()}. In each line every study ended with exactly the 30 trials, segments, traces
 and verdict that the local engine finds undisturbed: none lost, none twice. No worker or data-loading process was left.
 
 {listing}
