@@ -212,6 +212,8 @@ class Search:
         stages: list[tuple[_Trial, int]] = []
         left = self._left
         while choices and len(stages) < self.config.cohort:
+            if model is not None and stages:
+                model = model.believing(stages[-1][0].schedule)
             if model is not None:
                 chosen = self._most_promising(model, choices, len(proposals) + len(stages))
             else:  # whatever was tried has broken at once
@@ -224,8 +226,6 @@ class Search:
             if left < 0:
                 break
             choices.remove(chosen)
-            if model is not None:
-                model = model.believing(chosen.schedule)
             if isinstance(chosen, Candidate):
                 pool.remove(chosen)
                 chosen = self._propose(chosen, peaks)

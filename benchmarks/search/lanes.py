@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
+from autowarmup.losses import inferred_loss
 from autowarmup.rng import borrowed
 from autowarmup.schedule import Schedule
 from autowarmup.seeds import derive_seed
@@ -149,10 +150,7 @@ class Lanes:
 
     def _loss(self, weights: Weights, batch: Any) -> Tensor:
         output = functional_call(self._model, weights, tuple(batch[:-1]))
-        loss = self.task.loss or torch.nn.functional.cross_entropy
-        if self.task.loss is None and batch[-1].is_floating_point():
-            loss = torch.nn.functional.mse_loss
-        return loss(output, batch[-1])
+        return (self.task.loss or inferred_loss)(output, batch[-1])
 
     @torch.no_grad()
     def _validation(self, weights: Weights) -> np.ndarray[Any, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autowarmup.config import CHECKPOINTS
 from autowarmup.instability import Instability
 from autowarmup.schedule import Schedule
 from autowarmup.search import ramp
@@ -52,7 +53,6 @@ class Objective(ABC):
     Attributes:
         spent: steps trained so far.
         completions: the trials that got to their horizon, in order.
-        trained: steps trained of each schedule.
     """
 
     def __init__(
@@ -62,11 +62,10 @@ class Objective(ABC):
         self.name, self.grid, self.current_peak, self.beta2 = name, grid, current_peak, beta2
         self.trivial_loss = trivial_loss
         self.horizon = grid[0].horizon
-        self.eval_every = math.ceil(self.horizon / 20)
+        self.eval_every = math.ceil(self.horizon / CHECKPOINTS)
         self.budget = budget
         self.spent = 0
         self.completions: list[Completion] = []
-        self.trained: dict[Schedule, int] = {}
         self._known: dict[Schedule, Trace] = {}
         self._over: set[Schedule] = set()
         self.peaks = tuple(sorted({schedule.peak for schedule in grid}))
@@ -97,18 +96,23 @@ class Objective(ABC):
         if until > known.end and schedule not in self._over:
             if self.spent >= self.budget:
                 raise BudgetSpent
-            for block in self._blocks(schedule, known.end, until):
+            start = known.end
+            for block in self._blocks(schedule, start, until):
                 end = self._end(block, stop)
                 known = Trace.join([known, block if end is None else cut(block, end)])
                 if end is not None:
                     self._over.add(schedule)
                     break
-            self.charge(known.end - self.trained.get(schedule, 0))
-            self.trained[schedule] = known.end
+            self.charge(known.end - start)
             self._known[schedule] = known
             if known.end == schedule.horizon and schedule not in self._over:
                 self.completions.append(Completion(self.spent, schedule, known.checkpoints[-1].val_loss))
         return cut(known, until)
+
+    @property
+    def trained(self) -> dict[Schedule, int]:
+        """Steps trained of each schedule."""
+        return {schedule: trace.end for schedule, trace in self._known.items()}
 
     @staticmethod
     def _end(block: Trace, stop: Callable[[Trace], Instability | None] | None) -> int | None:
