@@ -20,10 +20,16 @@ class AveragedWeights:
 
     def __init__(self, model: nn.Module) -> None:
         self._live = [_real(tensor) for tensor in _averaged(model)]
+        self._parameters = len([*model.parameters()])
         self.weights = [_wide(tensor).clone() for tensor in self._live]
         self._all_wide = all(
             tensor.dtype == weight.dtype for tensor, weight in zip(self._live, self.weights, strict=True)
         )
+
+    @property
+    def statistics(self) -> list[Tensor]:
+        """Of the averages, those of running statistics."""
+        return self.weights[self._parameters :]
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autowarmup.errors import InputError
+
 Batch = Any
 """A tensor, a tuple ``(*inputs, target)`` or a mapping of tensors."""
 
@@ -48,6 +50,26 @@ def size_of(batch: Batch) -> int:
         return len(batch)
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
     return next((size_of(part) for part in parts), 1)
+
+
+def part_of(batch: Batch, part: slice, examples: int) -> Batch:
+    """Some of the ``examples`` of a batch; a tensor in it of another length goes along as a whole.
+
+    Raises:
+        InputError: it has something in it that can't be divided.
+    """
+    if isinstance(batch, Tensor | np.ndarray):
+        return batch[part] if batch.ndim and len(batch) == examples else batch
+    if isinstance(batch, Mapping):
+        return {key: part_of(value, part, examples) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(part_of(value, part, examples) for value in batch)
+    if batch is None or isinstance(batch, bool | int | float | str):
+        return batch
+    raise InputError(
+        f"a batch with a {type(batch).__name__} in it can't be divided among the processes of a trial: tensors, "
+        f"arrays, and tuples and mappings of them can"
+    )
 
 
 def shapes(batch: Batch) -> str:

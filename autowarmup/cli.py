@@ -163,8 +163,9 @@ def _steps(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="Where trials run.  [default: local]")
 @click.option("--address", metavar="auto|HOST:PORT|ray://...", help="Ray cluster.  [default: one on this machine]")
 @click.option("--workers", type=int, metavar="N", help="On Ray: trials at a time.  [default: as many as fit]")
-@click.option("--cpus", type=float, metavar="N", help="On Ray: CPU cores of a trial.  [default: 1]")
-@click.option("--gpus", type=float, metavar="N", help="On Ray: GPUs of a trial, or a share of one.")
+@click.option("--processes", type=int, metavar="N", help="On Ray: processes that train a trial together.  [default: 1]")
+@click.option("--cpus", type=float, metavar="N", help="On Ray: CPU cores of each process.  [default: 1]")
+@click.option("--gpus", type=float, metavar="N", help="On Ray: GPUs of each process, or a share of one.")
 @JSON
 def tune(
     task: str, study: Path | None, mlflow: str | None, no_mlflow: bool, engine: str | None, as_json: bool,
@@ -185,7 +186,7 @@ def tune(
     if mlflow and no_mlflow:
         raise click.UsageError("--mlflow and --no-mlflow exclude each other")
     given = {name: value for name, value in options.items() if value is not None}
-    cluster = {name: given.pop(name) for name in ("address", "workers", "cpus", "gpus") if name in given}
+    cluster = {name: given.pop(name) for name in ("address", "workers", "processes", "cpus", "gpus") if name in given}
     if cluster and engine != "ray":
         raise click.UsageError(f"--{next(iter(cluster))} is about a Ray cluster: it needs --engine ray")
     given |= {"engine": cluster} if cluster else {"engine": engine} if engine else {}

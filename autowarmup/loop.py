@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from autowarmup.distributed import Group
 from autowarmup.errors import InputError
 from autowarmup.rng import Stream
 from autowarmup.schedule import Schedule
@@ -52,7 +53,8 @@ class LoopRun:
         lr: float | None = None,
         **metrics: float,
     ) -> bool:
-        """Reports one optimizer step: call it once after each. Returns whether to stop.
+        """Reports one optimizer step: call it once after each. Returns whether to stop. Where several processes train
+        together, each reports every step, and what the first one says counts.
 
         Args:
             loss: the step's training loss; any number, NaN and infinity included.
@@ -115,10 +117,15 @@ class LoopTask:
         except TypeError as error:
             raise InputError(f"train_fn must take one argument, the run: {error}") from error
         self.train_fn, self.current_peak, self.beta2 = train_fn, current_peak, beta2
+        self.group = Group()
 
     def describe(self) -> dict[str, Any]:
         """What is trained, in words; a study of another description is refused."""
         return {"train_fn": getattr(self.train_fn, "__qualname__", type(self.train_fn).__name__)}
+
+    def join(self, group: Group) -> None:
+        """This process is one of several that run the loop together."""
+        self.group = group
 
     def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> LoopTrial:
         """A trial at its start."""
@@ -132,6 +139,7 @@ class LoopTrial:
         self.step = 0
         self.schedule = schedule
         self._over = False
+        self._group = task.group
         self._random = Stream(derive_seed(seed, "training"), best_device())
         self._run = LoopRun(schedule, seed)
         self._thread = threading.Thread(target=self._work, args=(task.train_fn,), daemon=True)
@@ -167,7 +175,7 @@ class LoopTrial:
                     f"it must report every optimizer step up to run.total_steps"
                 )
             self.step += 1
-            yield item
+            yield self._group.first(item)
 
     def close(self) -> None:
         """Tells the loop to stop and waits until it has."""

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from autowarmup.batch import Batch, output_of, shapes, target_of, to_device
 from autowarmup.data import Data
+from autowarmup.distributed import Group
 from autowarmup.errors import InputError
 from autowarmup.losses import Loss, has_trivial_loss, inferred_loss, own_loss, trivial_loss
 from autowarmup.rng import borrowed, seed_everything
@@ -61,6 +62,8 @@ class ModelTask:
         current_peak: the optimizer's highest learning rate.
         beta2: its second-moment decay, 0.999 where it has none.
         trivial_loss: the loss of the trivial predictor, where it is known.
+        partly_used: whether some of the model's parameters take no part in the loss.
+        group: the processes that train it together.
 
     Raises:
         InputError: any of these can't be used; the message says which, and what is allowed.
@@ -84,6 +87,7 @@ class ModelTask:
         self.loss = loss
         self.optimizer_fn: OptimizerFactory = optimizer or torch.optim.AdamW
         self.metrics = metrics or {}
+        self.group = Group()
         with borrowed(self.device):
             self._check()
 
@@ -104,8 +108,10 @@ class ModelTask:
             raise InputError("the validation data is empty: one pass over it gave no batch")
         loss, output = self._first_loss(model, batches[0], "training")
         loss.backward()  # type: ignore[no-untyped-call]
-        if all(parameter.grad is None for parameter in model.parameters()):
+        reached = [parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad]
+        if not any(reached):
             raise InputError("the loss does not depend on the model's parameters: no gradient reached any of them")
+        self.partly_used = not all(reached)
         with torch.no_grad():
             self._first_loss(model.eval(), held_out, "validation")
         self._check_step(batches, held_out)
@@ -177,6 +183,16 @@ class ModelTask:
             return self.loss(output, target_of(batch)), output
         own = own_loss(output)
         return (inferred_loss(output, target_of(batch)) if own is None else own), output
+
+    def join(self, group: Group) -> None:
+        """This process is one of several that train the model together.
+
+        Raises:
+            InputError: the batches can't be divided among them.
+        """
+        with borrowed(self.device):
+            group.share(next(self.data.train.passes(0)))
+        self.group = group
 
     def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> Trial:
         """A trial at its start, or where ``state`` left it."""

@@ -50,8 +50,9 @@ class Trial:
     ) -> None:
         self.task, self.schedule, self.eval_every = task, schedule, eval_every
         self.step = 0
-        self._seed = seed
-        self._random = Stream(derive_seed(seed, "training"), task.device)
+        self._seed, self._group = seed, task.group
+        rank = [self._group.rank] if self._group.rank else []
+        self._random = Stream(derive_seed(seed, "training", *rank), task.device)
         with borrowed(task.device):
             self._model = task.build_model(seed)
             self._optimizer = task.build_optimizer(self._model)
@@ -61,7 +62,9 @@ class Trial:
         self._average = AveragedWeights(self._model)
         settings = task.settings
         self._scaler = torch.amp.GradScaler(task.device.type, enabled=settings.precision == "fp16")
-        self._forward_model = cast(nn.Module, torch.compile(self._model)) if settings.compile else self._model
+        self._forward_model = self._group.wrapped(self._model, partly_used=task.partly_used)
+        if settings.compile:
+            self._forward_model = cast(nn.Module, torch.compile(self._forward_model))
         if state is not None:
             self._load(state)
         self._batches = task.data.train.passes(derive_seed(seed, "data"), self.step * settings.accumulate)
@@ -92,11 +95,14 @@ class Trial:
         for first in range(0, len(batches), settings.accumulate):
             rates.append(self._apply_rate())
             total = torch.zeros((), device=device)
-            for batch in batches[first : first + settings.accumulate]:
-                with self._autocast():
-                    loss, _ = self.task.forward(self._forward_model, to_device(batch, device))
-                self._scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-                total += loss.detach().reshape(()) / settings.accumulate
+            for index, batch in enumerate(batches[first : first + settings.accumulate], 1):
+                part, weight = self._group.share(batch)
+                with self._group.accumulating(self._forward_model, last=index == settings.accumulate):
+                    with self._autocast():
+                        loss, _ = self.task.forward(self._forward_model, to_device(part, device))
+                    loss = loss * weight / settings.accumulate
+                    self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                total += loss.detach().reshape(())
             losses.append(total)
             norms.append(self._update())
             self.step += 1
@@ -107,24 +113,21 @@ class Trial:
         """The loss and the metrics of the current weights: means over the examples. Uses no random numbers of the
         training's."""
         self._model.eval()
-        sums: dict[str, Tensor] = {}
-        examples = 0
-        device = self.task.device
+        device, metrics = self.task.device, self.task.metrics
+        totals = torch.zeros(len(metrics) + 2, device=device)
         with borrowed(device), torch.no_grad():
             seed_everything(derive_seed(self._seed, "validation"), device)
-            for batch in batches:
+            for batch in self._group.turns(batches):
                 batch = to_device(batch, device)
                 with self._autocast():
                     loss, output = self.task.forward(self._model, batch)
-                    values = {name: metric(output, target_of(batch)) for name, metric in self.task.metrics.items()}
-                size = size_of(batch)
-                examples += size
-                for name, value in ({"loss": loss} | values).items():
-                    sums[name] = sums.get(name, 0.0) + _number(value, device) * size
-        return {name: float(total) / examples for name, total in sums.items()}
+                    values = [loss, *(metric(output, target_of(batch)) for metric in metrics.values()), 1.0]
+                totals += torch.stack([_number(value, device) for value in values]) * size_of(batch)
+        *sums, examples = self._group.total(totals).tolist()
+        return {name: total / examples for name, total in zip(["loss", *metrics], sums, strict=True)}
 
     def pause(self, file: Writable) -> None:
-        """Writes all that is needed to go on, bit for bit."""
+        """Writes all that is needed to go on, bit for bit. All processes of a group must pause; one's file will do."""
         state = {
             "step": self.step,
             "model": self._model.state_dict(),
@@ -132,7 +135,7 @@ class Trial:
             "optimizer": self._optimizer.state_dict(),
             "average": self._average.weights,
             "scaler": self._scaler.state_dict(),
-            "random": portable(self._random.state),
+            "random": self._group.all(portable(self._random.state)),
         }
         torch.save(state, cast(IO[bytes], file))
 
@@ -148,7 +151,8 @@ class Trial:
         self._optimizer.load_state_dict(state["optimizer"])
         self._average.load(state["average"])
         self._scaler.load_state_dict(state["scaler"])
-        self._random.state = usable(state["random"])
+        if self._group.rank < len(state["random"]):
+            self._random.state = usable(state["random"][self._group.rank])
 
     def _apply_rate(self) -> float:
         rate = self.schedule.lr_at(self.step)
@@ -172,7 +176,8 @@ class Trial:
         return norm
 
     def _fetched(self, start: int, rates: list[float], losses: list[Tensor], norms: list[Tensor]) -> Trace:
-        loss, norm = torch.stack([torch.stack(losses).float(), torch.stack(norms).float()]).cpu().double().numpy()
+        recorded = torch.stack([torch.stack(losses).float(), torch.stack(norms).float()])
+        loss, norm = self._group.mean(recorded).cpu().double().numpy()
         rate = np.array(rates)
         norm = np.where(np.isnan(norm), np.inf, norm)
         if self._scaler.is_enabled():  # the scaler skips a step whose gradients overflowed: its rate was 0
@@ -180,6 +185,7 @@ class Trial:
         return Trace(rate, loss, norm, (), start)
 
     def _validate(self) -> Checkpoint:
+        self._group.align([*self._model.buffers(), *self._average.statistics])
         raw = self.evaluate(self.task.data.validation.one_pass())
         with self._average.swapped_in():
             averaged = self.evaluate(self.task.data.validation.one_pass())
@@ -197,4 +203,4 @@ class Trial:
 def _number(value: Any, device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().float().reshape(())
-    return torch.tensor(float(value), device=device)
+    return torch.full((), float(value), device=device)

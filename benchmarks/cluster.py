@@ -1,9 +1,11 @@
 """What a cluster costs: the time that a trial takes beyond its training, and how the driver's cost grows.
 
     python benchmarks/cluster.py overhead   # beside plain Ray Core and plain Ray Tune
+    python benchmarks/cluster.py reports    # a trial of very fast steps, beside the local engine
     python benchmarks/cluster.py growth     # 100 to 5,000 trials, 4 to 64 simulated nodes
 
-Trials train nothing: they take 0 or 1 second and report one step, so what is left is overhead. Workers are warm.
+Trials train nothing: they take 0 or 1 second and report one step, or report many steps that take no time, so what is
+left is overhead. Workers are warm.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import numpy as np  # noqa: E402
 
 from autowarmup import Detectors, RaySettings, Schedule  # noqa: E402
 from autowarmup.engines.base import Segment, Watch  # noqa: E402
+from autowarmup.engines.local import LocalEngine  # noqa: E402
 from autowarmup.engines.ray import RayEngine  # noqa: E402
 from autowarmup.store import StudyStore, TrialSpec  # noqa: E402
 from autowarmup.trace import Trace  # noqa: E402
@@ -61,13 +64,32 @@ class SleepingTrial:
         """Holds nothing."""
 
 
-def segments(first: int, count: int) -> list[Segment]:
-    schedule = Schedule(peak=1e-3, horizon=1)
+class Counting(Sleeping):
+    """A task whose trials record steps as fast as they can, in blocks of ten as models' trials do."""
+
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: Any) -> CountingTrial:
+        return CountingTrial()
+
+
+class CountingTrial(SleepingTrial):
+    """One of them."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    def run(self, until: int) -> Any:
+        while self.step < until:
+            yield Trace(np.full(10, 1e-3), np.ones(10), np.ones(10), (), self.step)
+            self.step += 10
+
+
+def segments(first: int, count: int, horizon: int = 1) -> list[Segment]:
+    schedule = Schedule(peak=1e-3, horizon=horizon)
     specs = [
         TrialSpec(number=number, candidate=number, role="proposal", seed=0, schedule=schedule)
         for number in range(first, first + count)
     ]
-    return [Segment(spec, 1, Trace.empty()) for spec in specs]
+    return [Segment(spec, horizon, Trace.empty()) for spec in specs]
 
 
 def engine_seconds(seconds: float, count: int, workers: int, folder: Path) -> float:
@@ -152,6 +174,31 @@ def overhead(folder: Path, workers: int, count: int) -> None:
     ray.shutdown()
 
 
+def reports(folder: Path, steps: int, turns: int) -> None:
+    """The engines in turn, one worker."""
+    import ray
+
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    watch = Watch(Detectors(), 1, None)
+    engines = {
+        "local": LocalEngine(Counting(0.0), folder),
+        "ray": RayEngine(Counting(0.0), folder, RaySettings(workers=1)),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    for turn in range(turns + 1):
+        for name, engine in engines.items():
+            start = time.perf_counter()
+            list(engine.run(segments(turn, 1, steps), watch, lambda *_: None))
+            if turn:  # the first one warms up
+                rates[name].append(steps / (time.perf_counter() - start))
+    print(f"| engine | steps a second, median of {turns} trials of {steps:,} steps |")
+    print("| --- | --- |")
+    for name, measured in rates.items():
+        print(f"| {name} | {np.median(measured):,.0f} |")
+    engines["ray"].close()
+    ray.shutdown()
+
+
 def growth(folder: Path, trials: list[int], nodes: list[int]) -> None:
     """The driver's own processor time and memory. The nodes share this machine, so their own cost is not looked at."""
     import ray
@@ -187,9 +234,11 @@ def _memory_mb() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("what", choices=["overhead", "growth"])
+    parser.add_argument("what", choices=["overhead", "reports", "growth"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--count", type=int, default=40, help="trials of the overhead's measurement")
+    parser.add_argument("--steps", type=int, default=50_000, help="steps of a trial that reports")
+    parser.add_argument("--turns", type=int, default=5, help="such trials")
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 5000])
     parser.add_argument("--nodes", type=int, nargs="+", default=[4, 16, 64])
     arguments = parser.parse_args()
@@ -197,6 +246,8 @@ def main() -> None:
         os.environ["HOME"] = name  # Ray's token
         if arguments.what == "overhead":
             overhead(Path(name), arguments.workers, arguments.count)
+        elif arguments.what == "reports":
+            reports(Path(name), arguments.steps, arguments.turns)
         else:
             growth(Path(name), arguments.trials, arguments.nodes)
 

@@ -125,6 +125,23 @@ class Faults:
         assert gone(self.cluster.workers())
         return f"{kills} SIGKILLs of drivers, {studies} studies"
 
+    def head_lost(self) -> str:
+        """The cluster's head is gone in the midst of a study, which goes on with another cluster."""
+        folder = self._folder()
+        with LocalCluster(nodes=2) as other:
+            driver = self._driver(folder, address=other.address, stderr=subprocess.PIPE)
+            while reports(folder) < self.moments.randint(3, 12):
+                time.sleep(0.01)
+            other.kill_head()
+            message = driver.communicate()[1].decode()
+            assert driver.returncode == 1
+            assert "ClusterError: the head of the Ray cluster has not answered for 30 seconds" in message
+            done = reports(folder)
+            assert self._driver(folder).wait() == 0
+            assert findings(folder) == self.reference
+            assert gone(other.workers())
+        return f"a lost head: the study stopped after {done} segments with a ClusterError, and went on elsewhere"
+
     def _killed_driver(self, folder: Path, most: int, *tracking: str) -> int:
         """Kills the study's driver up to ``most`` times; then the study finishes. How often."""
         kills = 0
@@ -223,8 +240,10 @@ class Faults:
         self.studies += 1
         return self.folder / f"study-{self.studies}"
 
-    def _driver(self, folder: Path, *tracking: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", DRIVER, str(folder), self.cluster.address, *tracking]
+    def _driver(
+        self, folder: Path, *tracking: str, address: str | None = None, stderr: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", DRIVER, str(folder), address or self.cluster.address, *tracking]
         return subprocess.Popen(command, cwd=ROOT, stderr=stderr)
 
 
@@ -251,6 +270,7 @@ def main() -> None:
                 lambda: faults.drivers_killed(scaled(40)),
                 lambda: faults.nodes_killed(scaled(10)),
                 lambda: faults.workers_stopped(scaled(8)),
+                faults.head_lost,
                 faults.disk_full,
                 faults.checkpoints_damaged,
                 faults.mlflow_dead,

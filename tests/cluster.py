@@ -17,16 +17,16 @@ STORE = 80 * 2**20
 
 
 class LocalCluster:
-    """A head without CPUs and nodes with one each, every one with processes and ports of its own."""
+    """A head without CPUs and nodes with one each, every one with processes and ports of its own. The head has a server
+    for Ray's client at ``client_port``, where one is given."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, client_port: int | None = None) -> None:
         from ray.cluster_utils import Cluster
 
+        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
         with warnings.catch_warnings(action="ignore"):
-            self._cluster = Cluster(
-                initialize_head=True,
-                head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
-            )
+            self._cluster = Cluster(initialize_head=True, head_node_args=head | {"ray_client_server_port": client_port})
+        self._client_port = client_port
         self.nodes: list[Any] = []
         for _ in range(nodes):
             self.add()
@@ -34,6 +34,10 @@ class LocalCluster:
     @property
     def address(self) -> str:
         return str(self._cluster.address)
+
+    @property
+    def client_address(self) -> str:
+        return f"ray://127.0.0.1:{self._client_port}"
 
     def add(self) -> None:
         """A node joins."""
@@ -44,6 +48,7 @@ class LocalCluster:
         self._cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
 
     def kill_head(self) -> None:
+        """The head's service is gone; the nodes are left."""
         self._cluster.head_node.kill_gcs_server()
 
     def workers(self) -> list[int]:

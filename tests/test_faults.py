@@ -41,6 +41,10 @@ def test_the_driver_is_killed(faults: Faults) -> None:
     assert faults.drivers_killed(2)
 
 
+def test_the_head_is_lost(faults: Faults) -> None:
+    assert faults.head_lost()
+
+
 def test_checkpoints_are_damaged(faults: Faults) -> None:
     assert faults.checkpoints_damaged()
 

@@ -59,11 +59,12 @@ def test_the_architecture_names_every_module() -> None:
 
 HEAVY = {"torch", "ray", "mlflow", "matplotlib", "optuna"}
 HOMES = {
-    "torch": {"scheduler.py", "rng.py", "batch.py", "data.py", "losses.py", "average.py", "trial.py", "task.py"},
+    "torch": {"scheduler.py", "rng.py", "batch.py", "data.py", "losses.py", "average.py", "distributed.py"}
+    | {"trial.py", "task.py"},
     "mlflow": {"tracking/mlflow.py"},
     "matplotlib": {"report/figures.py", "report/style.py"},
     "optuna": {"search.py"},
-    "ray": {"tune.py", "engines/ray.py", "engines/worker.py", "engines/cluster.py"},
+    "ray": {"tune.py", "engines/ray.py", "engines/worker.py", "engines/crew.py", "engines/cluster.py"},
 }
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,12 @@ import pytest
 import torch
 from torch import nn
 
-from autowarmup import LoopRun, RaySettings, autotune
+from autowarmup import LoopRun, RaySettings, SearchSpace, autotune
 from autowarmup.errors import ClusterError, InputError
 from tests.cluster import Accidents, LocalCluster, gone, kill, stop
+from tests.mlflow_server import free_port
 from tests.tasks import linear, settings, wide
-from tests.test_study import findings
+from tests.test_study import findings, reports
 
 pytestmark = [
     pytest.mark.xdist_group("ray"),
@@ -42,7 +46,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         patch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
         import ray
 
-        with LocalCluster(nodes=3) as made:
+        with LocalCluster(nodes=3, client_port=free_port()) as made:
             ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
             yield made
 
@@ -83,15 +87,33 @@ def test_killed_and_hung_workers_cost_nothing_but_time(
     assert gone(cluster.workers())
 
 
-def fatal_above(rate: float) -> Any:
-    """An optimizer that takes its process down where the rate is high."""
+def test_two_processes_train_each_trial_together_through_accidents(cluster: LocalCluster, tmp_path: Path) -> None:
+    """On two nodes: whichever of the two dies, both are replaced and the result is the same to the bit."""
+    moments = random.Random(1)
+    struck: list[int] = []
+
+    def happen() -> None:
+        struck.append(moments.choice(cluster.workers()))
+        kill(struck[-1])
+
+    accidents = Accidents(happen, after=4, times=3)
+    both = RaySettings(processes=2, retries=3)
+    autotune(**settings(study=tmp_path / "undisturbed", engine=both))
+    autotune(**settings(study=tmp_path / "disturbed", engine=both, progress=accidents))
+    assert len(struck) == 3
+    assert findings(tmp_path / "disturbed") == findings(tmp_path / "undisturbed")
+    assert gone(cluster.workers())
+
+
+def above(rate: float, happen: Callable[[], Any]) -> Any:
+    """An optimizer with which something happens where the rate is high."""
 
     def make(params: Any) -> torch.optim.Optimizer:
         optimizer = torch.optim.AdamW(params, lr=1e-3)
 
         def check(*_: object) -> None:
             if optimizer.param_groups[0]["lr"] > rate:
-                os._exit(1)
+                happen()
 
         optimizer.register_step_post_hook(check)
         return optimizer
@@ -101,16 +123,33 @@ def fatal_above(rate: float) -> Any:
 
 @pytest.mark.slow
 def test_a_trial_that_takes_its_workers_down_is_recorded_as_failed(cluster: LocalCluster, tmp_path: Path) -> None:
-    from autowarmup import SearchSpace
-
     space = SearchSpace(peak={"low": 1e-3, "high": 0.1})
     changes = {"space": space, "cohort": 4, "confirm_seeds": 2, "total_steps": 20, "budget": 250}
-    task = settings(model_fn=linear, optimizer=fatal_above(0.05), **changes)
+    task = settings(model_fn=linear, optimizer=above(0.05, lambda: os._exit(1)), **changes)
     result = autotune(**task, study=tmp_path, engine=RaySettings(retries=1))
     failed = [record for record in result.records if record.outcome == "failed"]
     assert failed
     assert all(record.schedule.peak > 0.05 for record in failed)
     assert all("2 workers died or hung with this trial" in (record.error or "") for record in failed)
+    assert result.schedule is not None
+    assert result.schedule.peak <= 0.05
+
+
+@pytest.mark.slow
+def test_a_trial_of_which_one_process_fails_is_recorded_with_its_error(cluster: LocalCluster, tmp_path: Path) -> None:
+    """The other one would wait for it for ever."""
+
+    def happen() -> None:
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+            raise torch.OutOfMemoryError("no room on the second device")
+
+    space = SearchSpace(peak={"low": 1e-3, "high": 0.1})
+    changes = {"space": space, "confirm_seeds": 2, "total_steps": 20, "budget": 250}
+    task = settings(model_fn=linear, optimizer=above(0.05, happen), **changes)
+    result = autotune(**task, study=tmp_path, engine=RaySettings(processes=2))
+    failed = [record for record in result.records if record.outcome == "failed"]
+    assert failed
+    assert all("no room on the second device" in (record.error or "") for record in failed)
     assert result.schedule is not None
     assert result.schedule.peak <= 0.05
 
@@ -149,6 +188,59 @@ def test_a_data_function_runs_where_the_training_does(cluster: LocalCluster, tmp
     assert len(list(places.iterdir())) == 2
 
 
+TASK = """
+import torch
+from torch import nn
+
+def model():
+    return nn.Linear(4, 1)
+
+def task():
+    x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    y = x.sum(1, keepdim=True)
+    return {"model_fn": model, "data": ((x[:192], y[:192]), (x[192:], y[192:])), "total_steps": 40}
+"""
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "autowarmup", *map(str, arguments)]
+
+
+@pytest.mark.slow
+def test_the_command_line_on_a_cluster_killed_and_resumed(cluster: LocalCluster, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TASK)
+    there, here = tmp_path / "there", tmp_path / "here"
+    tune = command("tune", tmp_path / "train.py:task", "--cohort", 2, "--no-mlflow")
+    ray = ["--engine", "ray", "--address", cluster.address, "--workers", "2", "--cpus", "0.5"]
+    killed = subprocess.Popen([*tune, *ray, "--study", there])
+    while reports(there) < 4:
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    before = reports(there)
+    subprocess.run(command("resume", there), check=True)
+    subprocess.run([*tune, "--study", here], check=True)
+    assert before < reports(here)
+    assert findings(there) == findings(here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_through_rays_client(cluster: LocalCluster, tmp_path: Path, processes: int) -> None:
+    """From a machine that is not in the cluster."""
+    (tmp_path / "train.py").write_text(TASK)
+    engine = RaySettings(address=cluster.client_address, processes=processes, workers=1)
+    driver = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from autowarmup import RaySettings, autotune
+from train import task
+autotune(**task(), mlflow=False, study={str(tmp_path / "study")!r}, engine=RaySettings(**{engine.model_dump()!r}))
+"""
+    subprocess.run([sys.executable, "-c", driver], check=True, timeout=200)
+    assert (tmp_path / "study" / "result.json").exists()
+
+
 def test_says_what_cannot_be_sent(cluster: LocalCluster, tmp_path: Path) -> None:
     lock = threading.Lock()
 
@@ -160,8 +252,29 @@ def test_says_what_cannot_be_sent(cluster: LocalCluster, tmp_path: Path) -> None
         autotune(**settings(model_fn=model, study=tmp_path, engine="ray"))
 
 
+@pytest.mark.slow
+def test_a_worker_that_never_answers_is_replaced(
+    cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    """It is stopped while it starts."""
+    struck: list[int] = []
+
+    def lie_in_wait() -> None:
+        while not (born := cluster.workers()):
+            time.sleep(0.001)
+        stop(born[0])
+        struck.extend(born[:1])
+
+    waiting = threading.Thread(target=lie_in_wait)
+    waiting.start()
+    autotune(**wide(study=tmp_path, engine=RaySettings(start_s=8, patience_s=1)))
+    waiting.join()
+    assert findings(tmp_path) == reference
+    assert gone(struck)
+
+
 def test_says_what_does_not_fit(cluster: LocalCluster, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="no worker got its place in 1 seconds: a trial asks for CPU 1, GPU 2; the"):
+    with pytest.raises(ClusterError, match="started in 2 times 1 seconds: a trial asks for CPU 1, GPU 2; the nodes"):
         autotune(**settings(study=tmp_path, engine=RaySettings(gpus=2, start_s=1)))
 
 
@@ -179,6 +292,8 @@ def test_refuses_workers_of_other_versions(
     ("wrong", "match"),
     [
         ({"gpus": 1.5}, "gpus=1.5: Ray gives out shares of one, or whole numbers"),
+        ({"gpus": 0.5, "processes": 2}, "gpus=0.5: 2 processes that train together can't share a GPU"),
+        ({"cpus": 0, "gpus": 0, "processes": 2}, "processes=2 need cpus, gpus or resources above 0 to be placed"),
         ({"runtime_env": {"env_vars": {"MLFLOW_TRACKING_TOKEN": "x"}}}, "MLFLOW_TRACKING_TOKEN to the workers"),
     ],
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from autowarmup.instability import Detectors
 from autowarmup.schedule import Schedule
 from autowarmup.store import Report, TrialSpec
 from autowarmup.trace import Trace
+
+if TYPE_CHECKING:
+    from autowarmup.distributed import Group
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Task(Protocol):
     def steps_per_epoch(self) -> int | None: ...
 
     def describe(self) -> dict[str, Any]: ...
+
+    def join(self, group: Group) -> None: ...
 
     def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> RunningTrial: ...
 

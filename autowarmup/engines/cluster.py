@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from autowarmup.engines.crew import Crew
 from autowarmup.engines.settings import SECRET, RaySettings
 from autowarmup.engines.worker import Bytes, Home, Worker, versions
 from autowarmup.errors import ClusterError, InputError
@@ -44,11 +46,10 @@ class Cluster:
             _connect(settings)
         self._remote = ray.util.client.ray.is_connected()
         self._head = None if self._remote else _parted(ray.get_runtime_context().gcs_address)
+        self._processes = settings.processes
         self._wanted = {"CPU": settings.cpus, "GPU": gpus, **settings.resources}
         runtime_env = {} if self._owned else {"runtime_env": settings.runtime_env}
-        self._worker = ray.remote(Worker).options(
-            num_cpus=settings.cpus, num_gpus=gpus, resources=settings.resources, **runtime_env
-        )
+        self._options = {"num_cpus": settings.cpus, "num_gpus": gpus, "resources": settings.resources, **runtime_env}
         self._looked_at = time.monotonic()
         self._misses = 0
 
@@ -77,13 +78,24 @@ class Cluster:
                 f"call again: the study goes on where it stopped"
             )
 
-    def hire(self) -> Any:
-        """A new worker's handle, at once; the worker itself starts as soon as it has a place."""
-        return self._worker.remote()
+    def hire(self) -> Crew:
+        """A new worker, at once; it starts as soon as it has a place."""
+        worker = ray.remote(Worker)
+        if self._processes == 1:
+            crew = Crew([worker.options(**self._options).remote()])
+        else:
+            bundle = {name: amount for name, amount in self._wanted.items() if amount}
+            place = ray.util.placement_group([bundle] * self._processes, strategy="PACK")
+            seats = [PlacementGroupSchedulingStrategy(place, rank) for rank in range(self._processes)]
+            options = [self._options | {"scheduling_strategy": seat} for seat in seats]
+            crew = Crew([worker.options(**o).remote(rank, self._processes) for rank, o in enumerate(options)], place)
+        crew.greet()
+        return crew
 
     def places(self) -> int:
         """Workers that fit into the cluster as it is."""
-        return sum(_fitting(node["Resources"], self._wanted) for node in ray.nodes() if node["Alive"])
+        processes = sum(_fitting(node["Resources"], self._wanted) for node in ray.nodes() if node["Alive"])
+        return processes // self._processes
 
     def lives(self, node: str) -> bool:
         """Whether a node is in the cluster."""
@@ -101,7 +113,8 @@ class Cluster:
             for node in ray.nodes()
             if node["Alive"]
         ]
-        return f"a trial asks for {wanted or 'nothing'}; the nodes have: {'; '.join(nodes)}"
+        times = f"{self._processes} times " if self._processes > 1 else ""
+        return f"a trial asks for {times}{wanted or 'nothing'}; the nodes have: {'; '.join(nodes)}"
 
     def close(self) -> None:
         """Leaves the cluster; ends the one that was started for this study."""

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from autowarmup.engines.base import Observe, RunningTrial, Segment, Task, Watch
 from autowarmup.engines.checkpoints import Checkpoints
-from autowarmup.engines.segment import SegmentRun
+from autowarmup.engines.segment import SegmentRun, Trials
 from autowarmup.store import Report
-from autowarmup.trial import Trial
 
 
 class LocalEngine:
@@ -23,8 +22,7 @@ class LocalEngine:
     """
 
     def __init__(self, task: Task, folder: Path) -> None:
-        self._task, self._checkpoints = task, Checkpoints(folder)
-        self._waiting: dict[int, RunningTrial] = {}
+        self._trials, self._checkpoints = Trials(task), Checkpoints(folder)
 
     def run(self, segments: Sequence[Segment], watch: Watch, observe: Observe) -> Iterator[Report]:
         """Runs the segments in their order."""
@@ -34,34 +32,18 @@ class LocalEngine:
                 for block in blocks:
                     if len(block):
                         observe(segment.spec, block)
-            self._put_away(run)
+            self._trials.put_away(run, partial(self._checkpoints.writing, segment.spec.number, segment.until))
             yield run.report
 
     def release(self, number: int) -> None:
         """Forgets trial ``number``: its checkpoints, and its loop where one waits."""
         self._checkpoints.forget(number)
-        if waiting := self._waiting.pop(number, None):
-            waiting.close()
+        self._trials.forget(number)
 
     def close(self) -> None:
         """Ends the loops that wait."""
-        for trial in self._waiting.values():
-            trial.close()
-        self._waiting.clear()
+        self._trials.close()
 
     def _begun(self, segment: Segment, watch: Watch) -> RunningTrial:
-        """The segment's trial, from where it waits."""
-        spec = segment.spec
-        if waiting := self._waiting.pop(spec.number, None):
-            return waiting
-        with self._checkpoints.reading(spec.number, segment.past.end) as file:
-            return self._task.trial(spec.schedule, spec.seed, watch.eval_every, file)
-
-    def _put_away(self, run: SegmentRun) -> None:
-        """Has a trial that can go on wait."""
-        number, trial = run.segment.spec.number, run.trial
-        if isinstance(trial, Trial):
-            with self._checkpoints.writing(number, run.segment.until) as file:
-                trial.pause(file)
-        elif trial is not None:
-            self._waiting[number] = trial
+        with self._checkpoints.reading(segment.spec.number, segment.past.end) as file:
+            return self._trials.begun(segment, watch, file)

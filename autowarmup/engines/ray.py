@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 from autowarmup.engines.base import Observe, Segment, Task, Watch
 from autowarmup.engines.checkpoints import Checkpoints
 from autowarmup.engines.cluster import Cluster, check_versions, packed
+from autowarmup.engines.crew import Crew, Job
 from autowarmup.engines.settings import RaySettings
 from autowarmup.engines.watchdog import Watchdog
 from autowarmup.engines.worker import INTERVAL_S, Bytes, Home, Parcel
-from autowarmup.errors import ClusterError
+from autowarmup.errors import ClusterError, InputError
 from autowarmup.store import Report
 from autowarmup.trace import Trace
 
@@ -32,29 +32,14 @@ TICK_S = 0.5
 """Seconds between two looks at what else may have happened."""
 IDLE_S = 60.0
 """Seconds after which a worker without work gives its place back."""
+STARTS = 2
+"""Workers that may fail to start in time, one after the other, before any has started: one may hang."""
 FAILED_STARTS = 5
 """Workers that may die one after the other before any has started."""
-
-
-@dataclass(eq=False)
-class _Job:
-    """A segment to run, and what became of the workers that tried."""
-
-    segment: Segment
-    losses: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class _Hand:
-    """A worker as the driver knows it: ``call`` is what it was last asked for, None where it is idle."""
-
-    actor: Any
-    call: Any
-    home: Home | None = None
-    ready: bool = False
-    warm: bool = False
-    job: _Job | None = None
-    silent_s: float = 0.0
+LOST_NODES = 10
+"""Nodes that may be lost with the same part of a trial."""
+GRACE_S = 5.0
+"""Where one process of several fails, seconds in which it may turn out that another one has died."""
 
 
 class RayEngine:
@@ -73,9 +58,9 @@ class RayEngine:
         self._checkpoints = Checkpoints(folder)
         self._watchdog = Watchdog(settings.patience_s)
         self._cluster: Cluster | None = None
-        self._hands: list[_Hand] = []
-        self._loops: dict[int, _Hand] = {}  # where paused loops of the user's own wait
-        self._jobs: deque[_Job] = deque()
+        self._crews: list[Crew] = []
+        self._loops: dict[int, Crew] = {}  # where paused loops of the user's own wait
+        self._jobs: deque[Job] = deque()
         self._failed_starts = 0
         self._homeless_s = 0.0
 
@@ -84,18 +69,19 @@ class RayEngine:
 
         Raises:
             ClusterError: the cluster can't be used, or was lost; the study can go on later.
+            InputError: the task can't be sent to workers, or its batches can't be divided among processes.
         """
         if not segments:
             return
         if self._cluster is None:
             self._enter()
-        self._jobs = deque(_Job(segment) for segment in segments)
+        self._jobs = deque(Job(segment) for segment in segments)
         left, ticked_at = len(segments), time.monotonic()
         self._hire()
         while left:
             self._assign(watch)
-            for hand in self._called():
-                if report := self._answered(hand, observe):
+            for crew, call in self._answers():
+                if call in crew.calls and (report := self._answered(crew, call, observe)):
                     left -= 1
                     yield report
             now = time.monotonic()
@@ -108,16 +94,16 @@ class RayEngine:
     def release(self, number: int) -> None:
         """Forgets trial ``number``: its checkpoints, and its loop where one waits."""
         self._checkpoints.forget(number)
-        if hand := self._loops.pop(number, None):
-            hand.actor.forget.remote(number)
+        if crew := self._loops.pop(number, None):
+            crew.forget(number)
 
     def close(self) -> None:
         """Ends the workers and leaves the cluster."""
         if self._cluster is not None and ray.is_initialized():
-            for hand in self._hands:
-                ray.kill(hand.actor)
+            for crew in self._crews:
+                crew.end()
             self._cluster.close()
-        self._hands, self._cluster = [], None
+        self._crews, self._cluster = [], None
 
     def _enter(self) -> None:
         gpus = self._settings.gpus
@@ -132,82 +118,88 @@ class RayEngine:
     def _hire(self) -> None:
         """A worker for every job, as far as there are places."""
         assert self._cluster is not None
-        busy = sum(hand.job is not None for hand in self._hands)
+        busy = sum(crew.job is not None for crew in self._crews)
         wanted = busy + len(self._jobs)
-        if wanted <= len(self._hands) or not self._cluster.answers:
+        if wanted <= len(self._crews) or not self._cluster.answers:
             return
         most = self._settings.workers or max(1, self._cluster.places())
-        for _ in range(min(wanted, most) - len(self._hands)):
-            actor = self._cluster.hire()
-            self._hands.append(_Hand(actor, actor.hello.remote()))
+        for _ in range(min(wanted, most) - len(self._crews)):
+            self._crews.append(self._cluster.hire())
 
     def _assign(self, watch: Watch) -> None:
         """Gives idle workers something to do. A loop that waits goes on where it is."""
-        idle = deque(hand for hand in self._hands if hand.call is None)
+        idle = deque(crew for crew in self._crews if crew.idle)
         for job in [*self._jobs] if idle else []:
-            hand = self._loops.get(job.segment.spec.number) or next(iter(idle), None)
-            if hand in idle:
-                assert hand is not None
-                idle.remove(hand)
+            crew = self._loops.get(job.segment.spec.number) or next(iter(idle), None)
+            if crew in idle:
+                assert crew is not None
+                idle.remove(crew)
                 self._jobs.remove(job)
-                hand.job, hand.silent_s = job, 0.0
-                hand.call = hand.actor.begin.remote(job.segment, watch, self._state(job.segment))
+                crew.begin(job, watch, self._state(job.segment))
 
     def _state(self, segment: Segment) -> Bytes | None:
         with self._checkpoints.reading(segment.spec.number, segment.past.end) as file:
             return None if file is None else np.frombuffer(file.read(), np.uint8)
 
-    def _called(self) -> list[_Hand]:
-        """The workers whose answers are there, after a moment's wait at most."""
-        calls = {hand.call: hand for hand in self._hands if hand.call is not None}
+    def _answers(self) -> list[tuple[Crew, Any]]:
+        """The calls that have been answered, after a moment's wait at most."""
+        calls = {call: crew for crew in self._crews for call in crew.calls}
         if not calls:
             time.sleep(TICK_S)
             return []
         ready, _ = ray.wait([*calls], num_returns=1, timeout=TICK_S)
         if ready and len(calls) > 1:
             ready, _ = ray.wait([*calls], num_returns=len(calls), timeout=0)
-        return [calls[call] for call in ready]
+        return [(calls[call], call) for call in ready]
 
-    def _answered(self, hand: _Hand, observe: Observe) -> Report | None:
+    def _answered(self, crew: Crew, call: Any, observe: Observe) -> Report | None:
         """Deals with a worker's answer; a report where a job is over."""
+        rank = crew.calls.pop(call)
         try:
-            answer = ray.get(hand.call)
+            answer = ray.get(call)
         except RayActorError as error:
-            return self._lost(hand, error)
+            return self._lost(crew, error, rank)
         except RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                raise error.cause from error
             raise ClusterError(f"a worker failed:\n{error}") from error
         except RayError as error:
-            return self._lost(hand, error)
-        hand.call, hand.silent_s = None, 0.0
+            return self._lost(crew, error, rank)
+        crew.silent_s = 0.0
         if isinstance(answer, Home):
             check_versions(answer)
-            hand.home = answer
-            hand.call = hand.actor.take.remote(self._packed)
+            crew.homes[rank] = answer
+            if crew.housed:
+                crew.hand_over(self._packed)
         elif isinstance(answer, Parcel):
-            return self._received(hand, answer, observe)
-        else:
-            hand.ready = True
+            return self._received(crew, answer, observe)
+        elif isinstance(answer, Report):
+            return self._failed(crew, answer)
+        elif crew.job is None:
+            crew.ready = not crew.calls
             self._failed_starts = 0
         return None
 
-    def _received(self, hand: _Hand, parcel: Parcel, observe: Observe) -> Report | None:
-        job, report = hand.job, parcel.report
+    def _received(self, crew: Crew, parcel: Parcel, observe: Observe) -> Report | None:
+        job, report = crew.job, parcel.report
         assert job is not None
         spec = job.segment.spec
         self._watchdog.seen(parcel.slowest_s)
-        hand.warm = True
-        if report is None:
-            hand.call = hand.actor.go_on.remote()
-        else:
-            hand.job = None
-            self._loops.pop(spec.number, None)
-            if parcel.state is not None:
-                with self._checkpoints.writing(spec.number, report.until) as file:
-                    file.write(parcel.state.data)
-            if parcel.waits:
-                self._loops[spec.number] = hand
+        crew.warm = True
         if parcel.blocks:
             observe(spec, Trace.join(parcel.blocks))
+        if report is None:
+            crew.go_on()
+            return None
+        if report.error is not None and crew.several:
+            return self._failed(crew, report)
+        crew.finish()
+        self._loops.pop(spec.number, None)
+        if parcel.state is not None:
+            with self._checkpoints.writing(spec.number, report.until) as file:
+                file.write(parcel.state.data)
+        if parcel.waits:
+            self._loops[spec.number] = crew
         return report
 
     # -- accidents --
@@ -218,38 +210,63 @@ class RayEngine:
         assert self._cluster is not None
         self._cluster.check()
         self._hire()
-        self._homeless_s = 0.0 if any(hand.ready for hand in self._hands) else self._homeless_s + seconds
-        if self._homeless_s > self._settings.start_s and self._cluster.answers:
+        self._homeless_s = 0.0 if any(crew.ready for crew in self._crews) else self._homeless_s + seconds
+        if self._homeless_s > STARTS * self._settings.start_s and self._cluster.answers:
             raise ClusterError(
-                f"no worker got its place in {self._settings.start_s:g} seconds: {self._cluster.describe()}"
+                f"no worker got its place and started in {STARTS} times {self._settings.start_s:g} seconds: "
+                f"{self._cluster.describe()}"
             )
-        for hand in [*self._hands]:
-            hand.silent_s += seconds if hand.home else 0.0
-            patience_s = INTERVAL_S + self._watchdog.patience_s(warm=hand.warm)
-            if hand.call is not None and hand.silent_s > patience_s:
-                if report := self._lost(hand, f"it made no progress for {patience_s:.0f} seconds"):
+        for crew in [*self._crews]:
+            crew.silent_s += seconds
+            if crew.housed and not crew.idle:
+                patience_s = INTERVAL_S + self._watchdog.patience_s(warm=crew.warm)
+                why = f"it made no progress for {patience_s:.0f} seconds"
+                if crew.silent_s > patience_s and (report := self._lost(crew, why)):
                     yield report
-            elif hand.call is None and hand.silent_s > IDLE_S and hand not in self._loops.values():
-                self._dismiss(hand)
+            elif crew.silent_s > (IDLE_S if crew.idle else self._settings.start_s) and crew not in self._loops.values():
+                self._dismiss(crew)
 
-    def _lost(self, hand: _Hand, why: RayError | str) -> Report | None:
-        """A worker is gone, or goes. Its job is done again, unless it has cost too many workers."""
+    def _failed(self, crew: Crew, report: Report) -> Report | None:
+        """One process of several failed, and the others may wait for it in vain: all of them end. It may have failed
+        because another one died, which is not the trial's fault."""
+        answered, _ = ray.wait([*crew.calls], num_returns=len(crew.calls), timeout=GRACE_S) if crew.calls else ([], [])
+        for call in answered:
+            try:
+                ray.get(call)
+            except RayActorError as error:
+                return self._lost(crew, error, crew.calls[call])
+            except RayError:
+                continue
+        self._dismiss(crew)
+        return report
+
+    def _lost(self, crew: Crew, why: RayError | str, rank: int = 0) -> Report | None:
+        """A worker is gone, or goes. Its job is done again, unless it has cost too many workers.
+
+        Raises:
+            ClusterError: it has cost too many nodes.
+        """
         assert self._cluster is not None
-        self._dismiss(hand)
-        job, home = hand.job, hand.home
+        self._dismiss(crew)
+        job = crew.job
         if job is None:
-            self._failed_starts += not hand.ready
+            self._failed_starts += not crew.ready
             if self._failed_starts == FAILED_STARTS:
                 raise ClusterError(f"{FAILED_STARTS} workers died before they could start. The last: {why}")
             return None
-        assert home is not None
+        home = crew.homes[rank]
         if not isinstance(why, ActorUnavailableError) and not getattr(why, "preempted", False):
             job.losses.append((home.node, f"on {home.host}: {why}"))
         counted = [reason for node, reason in job.losses if self._cluster.answers and self._cluster.lives(node)]
+        segment = job.segment
+        if job.begun - len(counted) > LOST_NODES:
+            raise ClusterError(
+                f"trial {segment.spec.number} was begun {job.begun} times at step {segment.past.end}, and nodes were "
+                f"lost with it. When nodes stay, make the same call again: the study goes on where it stopped"
+            )
         if len(counted) <= self._settings.retries:
             self._jobs.appendleft(job)
             return None
-        segment = job.segment
         return Report(
             number=segment.spec.number,
             until=segment.until,
@@ -257,8 +274,8 @@ class RayEngine:
             error=f"{len(counted)} workers died or hung with this trial. The last one {counted[-1]}",
         )
 
-    def _dismiss(self, hand: _Hand) -> None:
-        """Ends a worker, with its children; loops that waited in it will start again elsewhere."""
-        ray.kill(hand.actor)
-        self._hands.remove(hand)
-        self._loops = {number: other for number, other in self._loops.items() if other is not hand}
+    def _dismiss(self, crew: Crew) -> None:
+        """Ends a worker; loops that waited in it will start again elsewhere."""
+        crew.end()
+        self._crews.remove(crew)
+        self._loops = {number: other for number, other in self._loops.items() if other is not crew}

@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from autowarmup.engines.base import RunningTrial, Segment, Watch
+from autowarmup.engines.base import RunningTrial, Segment, Task, Watch
 from autowarmup.instability import Instability, Monitor
 from autowarmup.store import Report
 from autowarmup.trace import Trace
+
+if TYPE_CHECKING:
+    from autowarmup.trial import Writable
 
 
 class SegmentRun:
@@ -81,6 +86,47 @@ class SegmentRun:
         if self.trial is not None:
             self.trial.close()
             self.trial = None
+
+
+class Trials:
+    """A task's trials in one process. Between segments a model's trial is written to a file; a loop of the user's own
+    waits here."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._waiting: dict[int, RunningTrial] = {}
+
+    def begun(self, segment: Segment, watch: Watch, state: IO[bytes] | None) -> RunningTrial:
+        """The segment's trial: the one that waits, or else a new one, from ``state`` where there is one."""
+        spec = segment.spec
+        if waiting := self._waiting.pop(spec.number, None):
+            return waiting
+        return self._task.trial(spec.schedule, spec.seed, watch.eval_every, state)
+
+    def put_away(self, run: SegmentRun, writing: Callable[[], AbstractContextManager[Writable]]) -> None:
+        """Has a trial that can go on wait. The run lets go of it."""
+        from autowarmup.trial import Trial
+
+        trial, run.trial = run.trial, None
+        if isinstance(trial, Trial):
+            with writing() as file:
+                trial.pause(file)
+        elif trial is not None:
+            self._waiting[run.segment.spec.number] = trial
+
+    def waits(self, number: int) -> bool:
+        """Whether trial ``number`` is a loop that waits here."""
+        return number in self._waiting
+
+    def forget(self, number: int) -> None:
+        """Trial ``number`` is over: its loop, where one waits, is told to stop."""
+        if waiting := self._waiting.pop(number, None):
+            waiting.close()
+
+    def close(self) -> None:
+        """Tells all loops that wait to stop."""
+        for number in [*self._waiting]:
+            self.forget(number)
 
 
 def watched(monitor: Monitor, trace: Trace, *, patient: bool = False) -> Instability | None:

@@ -21,15 +21,18 @@ class RaySettings(Frozen):
             one started for the study on this machine.
         workers: trials at the same time, >= 1; a cluster that scales by itself grows for them. Left out: as many as
             fit into the cluster as it is, more when it grows.
-        cpus: CPU cores of a trial, >= 0; its training threads follow.
-        gpus: GPUs of a trial, >= 0; below 1 a share of one. Left out: one where the task trains on CUDA, else none.
-        resources: further resources of a trial, by the names that the cluster's nodes declare.
+        processes: those that train a trial together, >= 1: each takes its part of every batch, with PyTorch's
+            DistributedDataParallel. What follows is for each of them.
+        cpus: CPU cores, >= 0; the training threads follow.
+        gpus: GPUs, >= 0; below 1 a share of one. Left out: one where the task trains on CUDA, else none.
+        resources: further resources, by the names that the cluster's nodes declare.
         runtime_env: Ray's runtime environment for the workers: ``working_dir``, ``pip``, ``env_vars`` and so on.
         retries: how often a part of a trial is started again after its worker died or hung, >= 0. Lost nodes and
             preemptions don't count.
         patience_s: seconds without progress after which a worker is taken for hung, > 0; or ten times the longest
             wait between two blocks of steps seen so far, where that is longer. Ten times as long for its first block.
-        start_s: seconds that the first worker may take to get its place, > 0; a node may have to boot.
+        start_s: seconds that a worker may take to get its place and start, > 0; a node may have to boot. Then another
+            one is tried.
 
     Example:
         >>> RaySettings(address="auto", gpus=0.5).gpus
@@ -42,6 +45,7 @@ class RaySettings(Frozen):
 
     address: str | None = Field(default=None, pattern=r"^(auto|local|ray://.+|.+:[0-9]+)$")
     workers: int | None = Field(default=None, ge=1)
+    processes: int = Field(default=1, ge=1)
     cpus: float = Field(default=1.0, ge=0.0)
     gpus: float | None = Field(default=None, ge=0.0)
     resources: dict[str, float] = Field(default_factory=dict)
@@ -55,6 +59,10 @@ class RaySettings(Frozen):
         for name, amount in {"cpus": self.cpus, "gpus": self.gpus or 0.0, **self.resources}.items():
             if amount < 0.0 or (amount > 1.0 and amount != int(amount)):
                 raise ValueError(f"{name}={amount:g}: Ray gives out shares of one, or whole numbers")
+        if self.processes > 1 and not any((self.cpus, self.gpus is None or self.gpus, *self.resources.values())):
+            raise ValueError(f"processes={self.processes} need cpus, gpus or resources above 0 to be placed together")
+        if self.processes > 1 and 0.0 < (self.gpus or 0.0) < 1.0:
+            raise ValueError(f"gpus={self.gpus:g}: {self.processes} processes that train together can't share a GPU")
         secrets = [name for name in self.runtime_env.get("env_vars", {}) if name.startswith(SECRET)]
         if secrets:
             raise ValueError(

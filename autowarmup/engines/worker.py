@@ -7,19 +7,23 @@ import io
 import os
 import platform
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 
 from autowarmup.engines.base import RunningTrial, Segment, Task, Watch
-from autowarmup.engines.segment import SegmentRun
+from autowarmup.engines.segment import SegmentRun, Trials
 from autowarmup.engines.settings import SECRET
 from autowarmup.store import Report
 from autowarmup.trace import Trace
+
+if TYPE_CHECKING:
+    from autowarmup.distributed import Group
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 """Travels through Ray's object store without copies."""
@@ -30,12 +34,14 @@ INTERVAL_S = 1.0
 
 @dataclass(frozen=True)
 class Home:
-    """Where a worker lives, and with which versions."""
+    """Where a worker's process lives, and with which versions. Where several train together, they meet at the first
+    one's ``door``, an address and a port."""
 
     node: str
     host: str
     pid: int
     versions: dict[str, str]
+    door: tuple[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -58,21 +64,32 @@ class Parcel:
 
 
 class Worker:
-    """Lives as an actor. It is pulled: each call trains for about a second, or to the end of the segment."""
+    """Lives as an actor. It is pulled: each call trains for about a second, or to the end of the segment. Where several
+    train together, the first is pulled, and the others keep in step with it: all see the same losses, so they decide
+    the same.
 
-    def __init__(self) -> None:
+    Args:
+        rank: its number among those that train together.
+        size: how many they are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
         for name in [name for name in os.environ if name.startswith(SECRET)]:
             del os.environ[name]
-        self._waiting: dict[int, RunningTrial] = {}
+        self._rank, self._size = rank, size
         self._warm = False
 
     def hello(self) -> Home:
         """Says where it is."""
-        return Home(ray.get_runtime_context().get_node_id(), platform.node(), os.getpid(), versions())
+        door = self._open() if self._size > 1 and self._rank == 0 else None
+        return Home(ray.get_runtime_context().get_node_id(), platform.node(), os.getpid(), versions(), door)
 
-    def take(self, packed: Bytes) -> None:
-        """Takes the task, once."""
-        self._task: Task = ray.cloudpickle.loads(packed)
+    def take(self, packed: Bytes, door: tuple[str, int] | None) -> None:
+        """Takes the task, once, and meets the others."""
+        task: Task = ray.cloudpickle.loads(packed)
+        if door is not None:
+            task.join(self._met(*door))
+        self._trials = Trials(task)
 
     def begin(self, segment: Segment, watch: Watch, state: Bytes | None) -> Parcel:
         """Begins a segment, from ``state`` where its trial was paused."""
@@ -96,34 +113,47 @@ class Worker:
                 return Parcel(tuple(blocks), slowest)
         return self._end(tuple(blocks), slowest)
 
+    def follow(self, segment: Segment, watch: Watch, state: Bytes | None) -> Report | None:
+        """Runs a whole segment beside the first process; a report where it failed here."""
+        run = SegmentRun(segment, watch, partial(self._begun, segment, watch, state))
+        for _ in run.blocks():
+            pass
+        self._put_away(run)
+        return run.report if run.report.error else None
+
     def forget(self, number: int) -> None:
         """Trial ``number`` is over: its loop has nothing to wait for."""
-        self._waiting.pop(number).close()
+        self._trials.forget(number)
 
-    def _begun(self, segment: Segment, watch: Watch, state: Bytes | None) -> RunningTrial:
-        spec = segment.spec
-        if waiting := self._waiting.pop(spec.number, None):
-            return waiting
-        file = None if state is None else io.BytesIO(state.data)
-        return self._task.trial(spec.schedule, spec.seed, watch.eval_every, file)
+    def _open(self) -> tuple[str, int]:
+        from autowarmup.distributed import opened_store
+
+        host: str = ray.util.get_node_ip_address()
+        self._store = opened_store(host, self._size)
+        return host, self._store.port
+
+    def _met(self, host: str, port: int) -> Group:
+        from autowarmup.distributed import Group, found_store
+
+        if self._rank > 0:
+            self._store = found_store(host, port, self._size)
+        return Group.joined(self._rank, self._size, self._store)
 
     def _end(self, blocks: tuple[Trace, ...], slowest: float) -> Parcel:
-        from autowarmup.trial import Trial
-
         run = self._run
         del self._run, self._blocks
-        state, waits = None, False
-        if isinstance(run.trial, Trial):
-            file = io.BytesIO()
-            run.trial.pause(file)
-            state = np.frombuffer(file.getbuffer(), np.uint8)
-        elif run.trial is not None:
-            self._waiting[run.segment.spec.number] = run.trial
-            waits = True
-        report = run.report
-        del run
+        state = self._put_away(run)
+        return Parcel(blocks, slowest, run.report, state, self._trials.waits(run.segment.spec.number))
+
+    def _begun(self, segment: Segment, watch: Watch, state: Bytes | None) -> RunningTrial:
+        return self._trials.begun(segment, watch, None if state is None else io.BytesIO(state.data))
+
+    def _put_away(self, run: SegmentRun) -> Bytes | None:
+        """Has a trial that can go on wait; its state, where it could be written."""
+        file = io.BytesIO()
+        self._trials.put_away(run, lambda: nullcontext(file))
         _free_device()
-        return Parcel(blocks, slowest, report, state, waits)
+        return np.frombuffer(file.getbuffer(), np.uint8) if file.tell() else None
 
 
 def versions() -> dict[str, str]:
