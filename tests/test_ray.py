@@ -135,23 +135,21 @@ def test_a_trial_that_takes_its_workers_down_is_recorded_as_failed(cluster: Loca
     assert result.schedule.peak <= 0.05
 
 
-@pytest.mark.slow
 def test_a_trial_of_which_one_process_fails_is_recorded_with_its_error(cluster: LocalCluster, tmp_path: Path) -> None:
     """The other one would wait for it for ever."""
 
     def happen() -> None:
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1 and not marker.exists():
+            marker.touch()
             raise torch.OutOfMemoryError("no room on the second device")
 
-    space = SearchSpace(peak={"low": 1e-3, "high": 0.1})
-    changes = {"space": space, "confirm_seeds": 2, "total_steps": 20, "budget": 250}
-    task = settings(model_fn=linear, optimizer=above(0.05, happen), **changes)
-    result = autotune(**task, study=tmp_path, engine=RaySettings(processes=2))
+    marker = tmp_path / "failed"
+    task = settings(model_fn=linear, optimizer=above(0.02, happen), total_steps=20)
+    result = autotune(**task, study=tmp_path / "study", engine=RaySettings(processes=2))
     failed = [record for record in result.records if record.outcome == "failed"]
-    assert failed
-    assert all("no room on the second device" in (record.error or "") for record in failed)
+    assert len(failed) == 1
+    assert "no room on the second device" in (failed[0].error or "")
     assert result.schedule is not None
-    assert result.schedule.peak <= 0.05
 
 
 def steps_of_a_line(run: LoopRun) -> None:
