@@ -94,7 +94,8 @@ def autotune(
         progress: whether to show progress on standard error; left out, where that is a terminal. Or an object that is
             told what happens, a :class:`autowarmup.progress.Progress`.
         engine: where trials run: ``"local"``, one after the other in this process; ``"ray"``, or a
-            :class:`autowarmup.RaySettings`, many at a time on a Ray cluster. The result is the same.
+            :class:`autowarmup.RaySettings`, many at a time on a Ray cluster. The result is the same, but for several
+            ``processes`` a trial, which round sums in another order.
 
     Returns:
         The verdict (tuned, tie or nothing stable), the schedule, every trial and what it cost.

@@ -11,6 +11,7 @@ left is overhead. Workers are warm.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import sys
@@ -142,11 +143,12 @@ def tune_seconds(seconds: float, count: int, workers: int, folder: Path, *, reus
 
     def fit(samples: int) -> float:
         start = time.perf_counter()
-        tune.Tuner(
-            tune.with_resources(train, {"cpu": 1}),
-            tune_config=tune.TuneConfig(num_samples=samples, reuse_actors=reuse),
-            run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
-        ).fit()
+        with contextlib.redirect_stdout(sys.stderr):
+            tune.Tuner(
+                tune.with_resources(train, {"cpu": 1}),
+                tune_config=tune.TuneConfig(num_samples=samples, reuse_actors=reuse),
+                run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
+            ).fit()
         return time.perf_counter() - start
 
     fit(workers)

@@ -75,7 +75,7 @@ class Faults:
 
         studies = self._until(struck, count, happen, RaySettings(retries=100))
         assert gone(struck)
-        return f"{len(struck)} SIGKILLs of workers, {studies} studies"
+        return f"{len(struck)} SIGKILLs of workers, {_studies(studies)}"
 
     def workers_stopped(self, count: int) -> str:
         """With data-loading processes: they must be gone too."""
@@ -100,7 +100,7 @@ class Faults:
         assert gone(struck + children)
         return (
             f"{len(struck) // 2} SIGSTOPs past the watchdog and {len(struck) - len(struck) // 2} SIGKILLs of workers "
-            f"with {len(children) - len(struck)} data-loading processes, {studies} studies"
+            f"with {len(children) - len(struck)} data-loading processes, {_studies(studies)}"
         )
 
     def nodes_killed(self, count: int) -> str:
@@ -112,7 +112,7 @@ class Faults:
             killed.append(1)
 
         studies = self._until(killed, count, happen, RaySettings(retries=0))
-        return f"{len(killed)} nodes killed, as many added, {studies} studies"
+        return f"{len(killed)} nodes killed, as many added, {_studies(studies)}"
 
     # -- what happens to the driver --
 
@@ -123,18 +123,22 @@ class Faults:
             kills += self._killed_driver(folder, count - kills)
             studies += 1
         assert gone(self.cluster.workers())
-        return f"{kills} SIGKILLs of drivers, {studies} studies"
+        return f"{kills} SIGKILLs of drivers, {_studies(studies)}"
 
     def head_lost(self) -> str:
-        """The cluster's head is gone in the midst of a study, which goes on with another cluster."""
+        """The cluster's head is gone in the midst of a study, and the workers, which could have finished it without a
+        head; it goes on with another cluster."""
         folder = self._folder()
         with LocalCluster(nodes=2) as other:
             driver = self._driver(folder, address=other.address, stderr=subprocess.PIPE)
-            while reports(folder) < self.moments.randint(3, 12):
+            wanted = self.moments.randint(3, 12)
+            while reports(folder) < wanted:
                 time.sleep(0.01)
             other.kill_head()
+            for pid in other.workers():
+                kill(pid)
             message = driver.communicate()[1].decode()
-            assert driver.returncode == 1
+            assert driver.returncode == 1, driver.returncode
             assert "ClusterError: the head of the Ray cluster has not answered for 30 seconds" in message
             done = reports(folder)
             assert self._driver(folder).wait() == 0
@@ -247,6 +251,10 @@ class Faults:
         return subprocess.Popen(command, cwd=ROOT, stderr=stderr)
 
 
+def _studies(count: int) -> str:
+    return f"{count} {'study' if count == 1 else 'studies'}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the accidents")
@@ -289,9 +297,9 @@ def page(lines: list[str], seed: int) -> str:
     listing = "\n".join(f"- {line}" for line in lines)
     return f"""# Accidents on a cluster
 
-`python benchmarks/faults.py --write`, seed {seed}: three Ray nodes of one CPU each on a machine with {os.cpu_count()}
-cores, Python {platform.python_version()}. In each line every study ended with exactly the 30 trials, segments, traces
-and verdict that the local engine finds undisturbed: none lost, none twice. No worker or data-loading process was left.
+`make faults`, seed {seed}: three Ray nodes of one CPU each on a machine with {os.cpu_count()} cores, Python
+{platform.python_version()}. In each line every study ended with exactly the 30 trials, segments, traces and verdict
+that the local engine finds undisturbed: none lost, none twice. No worker or data-loading process was left.
 
 {listing}
 """

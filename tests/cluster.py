@@ -62,7 +62,8 @@ class LocalCluster:
     def __exit__(self, *_: object) -> None:
         import ray
 
-        ray.shutdown()
+        if ray.is_initialized() and ray.get_runtime_context().gcs_address == self.address:
+            ray.shutdown()
         self._cluster.shutdown()
 
 
