@@ -8,6 +8,10 @@ part of the batch.
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -22,6 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 from autowarmup.batch import Batch, part_of, size_of
 
 T = TypeVar("T")
+
+GET_ADDRESS = 0x8915
+"""Linux's request ``SIOCGIFADDR``, netdevice(7): an interface's IPv4 address."""
 
 FOREVER = timedelta(days=365)
 """Whoever conducts the processes notices when one hangs; they themselves wait."""
@@ -38,6 +45,23 @@ def opened_store(host: str, size: int) -> Store:
 def found_store(host: str, port: int, size: int) -> Store:
     """The same as the others see it."""
     return dist.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
+
+
+def use_interface(address: str) -> None:
+    """Has Gloo talk through the network interface that has ``address``, unless ``GLOO_SOCKET_IFNAME`` names one. By
+    itself it takes the one that the host's name leads to, which is the loopback on many Linux hosts."""
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(asking, GET_ADDRESS, struct.pack("256s", name.encode()))
+            except OSError:  # it has none
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 class Group:
@@ -109,9 +133,11 @@ class Group:
 
     def align(self, tensors: Iterable[Tensor]) -> None:
         """Gives every process the first one's tensors, in place."""
-        if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, 0)
+        for tensor in tensors if self.size > 1 else ():
+            sent = tensor.contiguous()
+            dist.broadcast(sent, 0)
+            if sent is not tensor:
+                tensor.copy_(sent)
 
     def first(self, value: T) -> T:
         """The first process's value."""

@@ -202,5 +202,5 @@ class Trial:
 
 def _number(value: Any, device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach().float().reshape(())
+        return value.detach().to(device, torch.float32).reshape(())
     return torch.full((), float(value), device=device)

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,35 @@ class Faults:
             f"{len(struck) // 2} SIGSTOPs past the watchdog and {len(struck) - len(struck) // 2} SIGKILLs of workers "
             f"with {len(children) - len(struck)} data-loading processes, {_studies(studies)}"
         )
+
+    def partners_killed(self, count: int) -> str:
+        """While two processes train each trial together; at any time, also while they start and meet."""
+        engine = RaySettings(processes=2, retries=100)
+        autotune(**wide(study=self.folder / "pairs", engine=engine))
+        reference = findings(self.folder / "pairs")
+        struck: list[int] = []
+        over = threading.Event()
+
+        def strike() -> None:
+            while len(struck) < count and not over.wait(self.moments.uniform(1.0, 15.0)):
+                for pid in self.moments.sample(pids := self.cluster.workers(), min(1, len(pids))):
+                    kill(pid)
+                    struck.append(pid)
+
+        striking = threading.Thread(target=strike)
+        striking.start()
+        studies = 0
+        try:
+            while len(struck) < count:
+                folder = self._folder()
+                autotune(**wide(study=folder, engine=engine))
+                assert findings(folder) == reference
+                studies += 1
+        finally:
+            over.set()
+            striking.join()
+        assert gone(struck)
+        return f"{len(struck)} SIGKILLs of one of the two processes that train a trial together, {_studies(studies)}"
 
     def nodes_killed(self, count: int) -> str:
         killed: list[int] = []
@@ -277,6 +307,7 @@ def main() -> None:
                 lambda: faults.workers_killed(scaled(100)),
                 lambda: faults.drivers_killed(scaled(40)),
                 lambda: faults.nodes_killed(scaled(10)),
+                lambda: faults.partners_killed(scaled(20)),
                 lambda: faults.workers_stopped(scaled(8)),
                 faults.head_lost,
                 faults.disk_full,

@@ -37,6 +37,10 @@ def test_workers_are_stopped_with_their_data_loading_processes(faults: Faults) -
     assert faults.workers_stopped(2)
 
 
+def test_one_of_two_processes_is_killed(faults: Faults) -> None:
+    assert faults.partners_killed(2)
+
+
 def test_the_driver_is_killed(faults: Faults) -> None:
     assert faults.drivers_killed(2)
 

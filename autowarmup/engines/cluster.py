@@ -38,16 +38,22 @@ class Cluster:
 
     Raises:
         ClusterError: there is no way in.
+        InputError: several processes that ask for nothing.
     """
 
     def __init__(self, settings: RaySettings, gpus: float) -> None:
+        self._processes = settings.processes
+        self._wanted = {"CPU": settings.cpus, "GPU": gpus, **settings.resources}
+        if self._processes > 1 and not any(self._wanted.values()):
+            raise InputError(
+                f"processes={self._processes} are placed together, by what they ask for: cpus, gpus or resources must "
+                f"be above 0"
+            )
         self._owned = not ray.is_initialized()
         if self._owned:
             _connect(settings)
         self._remote = ray.util.client.ray.is_connected()
         self._head = None if self._remote else _parted(ray.get_runtime_context().gcs_address)
-        self._processes = settings.processes
-        self._wanted = {"CPU": settings.cpus, "GPU": gpus, **settings.resources}
         runtime_env = {} if self._owned else {"runtime_env": settings.runtime_env}
         self._options = {"num_cpus": settings.cpus, "num_gpus": gpus, "resources": settings.resources, **runtime_env}
         self._looked_at = time.monotonic()
@@ -97,9 +103,9 @@ class Cluster:
         processes = sum(_fitting(node["Resources"], self._wanted) for node in ray.nodes() if node["Alive"])
         return processes // self._processes
 
-    def lives(self, node: str) -> bool:
-        """Whether a node is in the cluster."""
-        return any(known["NodeID"] == node and known["Alive"] for known in ray.nodes())
+    def live(self, nodes: frozenset[str]) -> bool:
+        """Whether all of the nodes are in the cluster."""
+        return nodes <= {known["NodeID"] for known in ray.nodes() if known["Alive"]}
 
     def describe(self) -> str:
         """What a worker asks for and what there is, for people."""

@@ -13,11 +13,11 @@ from autowarmup.engines.worker import Bytes, Home
 
 @dataclass(eq=False)
 class Job:
-    """A segment to run, and what became of the workers that tried: of those that died or hung the node, and why."""
+    """A segment to run, and what became of the workers that tried: of those that died or hung the nodes, and why."""
 
     segment: Segment
     begun: int = 0
-    losses: list[tuple[str, str]] = field(default_factory=list)
+    losses: list[tuple[frozenset[str], str]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -52,6 +52,11 @@ class Crew:
     def housed(self) -> bool:
         """Whether all of them have said where they live."""
         return len(self.homes) == len(self.actors)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Where they live."""
+        return frozenset(home.node for home in self.homes.values())
 
     @property
     def idle(self) -> bool:
@@ -89,10 +94,11 @@ class Crew:
         for actor in self.actors:
             actor.forget.remote(number)
 
-    def end(self) -> None:
-        """Ends the processes, with their children."""
+    def end(self, *, vacate: bool) -> None:
+        """Ends the processes, with their children. To ``vacate`` their place needs the head, which is waited for; the
+        place goes with the driver at the latest."""
         self.calls.clear()
         for actor in self.actors:
             ray.kill(actor)
-        if self.place is not None:
+        if self.place is not None and vacate:
             ray.util.remove_placement_group(self.place)

@@ -101,7 +101,7 @@ class RayEngine:
         """Ends the workers and leaves the cluster."""
         if self._cluster is not None and ray.is_initialized():
             for crew in self._crews:
-                crew.end()
+                crew.end(vacate=self._cluster.answers)
             self._cluster.close()
         self._crews, self._cluster = [], None
 
@@ -162,6 +162,8 @@ class RayEngine:
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise error.cause from error
+            if dead := self._dead(crew):
+                return self._lost(crew, *dead)
             raise ClusterError(f"a worker failed:\n{error}") from error
         except RayError as error:
             return self._lost(crew, error, rank)
@@ -229,16 +231,23 @@ class RayEngine:
     def _failed(self, crew: Crew, report: Report) -> Report | None:
         """One process of several failed, and the others may wait for it in vain: all of them end. It may have failed
         because another one died, which is not the trial's fault."""
-        answered, _ = ray.wait([*crew.calls], num_returns=len(crew.calls), timeout=GRACE_S) if crew.calls else ([], [])
+        if dead := self._dead(crew):
+            return self._lost(crew, *dead)
+        self._dismiss(crew)
+        return report
+
+    def _dead(self, crew: Crew) -> tuple[RayError, int] | None:
+        """Of those that haven't answered, one that never will, and its rank, where that turns out in a few seconds."""
+        calls = [*crew.calls]
+        answered = ray.wait(calls, num_returns=len(calls), timeout=GRACE_S)[0] if calls else []
         for call in answered:
             try:
                 ray.get(call)
-            except RayActorError as error:
-                return self._lost(crew, error, crew.calls[call])
-            except RayError:
+            except RayTaskError:
                 continue
-        self._dismiss(crew)
-        return report
+            except RayError as error:
+                return error, crew.calls[call]
+        return None
 
     def _lost(self, crew: Crew, why: RayError | str, rank: int = 0) -> Report | None:
         """A worker is gone, or goes. Its job is done again, unless it has cost too many workers.
@@ -256,8 +265,8 @@ class RayEngine:
             return None
         home = crew.homes[rank]
         if not isinstance(why, ActorUnavailableError) and not getattr(why, "preempted", False):
-            job.losses.append((home.node, f"on {home.host}: {why}"))
-        counted = [reason for node, reason in job.losses if self._cluster.answers and self._cluster.lives(node)]
+            job.losses.append((crew.nodes, f"on {home.host}: {why}"))
+        counted = [reason for nodes, reason in job.losses if self._cluster.answers and self._cluster.live(nodes)]
         segment = job.segment
         if job.begun - len(counted) > LOST_NODES:
             raise ClusterError(
@@ -276,6 +285,7 @@ class RayEngine:
 
     def _dismiss(self, crew: Crew) -> None:
         """Ends a worker; loops that waited in it will start again elsewhere."""
-        crew.end()
+        assert self._cluster is not None
+        crew.end(vacate=self._cluster.answers)
         self._crews.remove(crew)
         self._loops = {number: other for number, other in self._loops.items() if other is not crew}

@@ -24,7 +24,8 @@ class RaySettings(Frozen):
         processes: those that train a trial together, >= 1: each takes its part of every batch, with PyTorch's
             DistributedDataParallel. What follows is for each of them.
         cpus: CPU cores, >= 0; the training threads follow.
-        gpus: GPUs, >= 0; below 1 a share of one. Left out: one where the task trains on CUDA, else none.
+        gpus: GPUs, >= 0; below 1 a share of one. Left out: one where the task trains on CUDA, else none. Who gets none
+            sees none.
         resources: further resources, by the names that the cluster's nodes declare.
         runtime_env: Ray's runtime environment for the workers: ``working_dir``, ``pip``, ``env_vars`` and so on.
         retries: how often a part of a trial is started again after its worker died or hung, >= 0. Lost nodes and
@@ -59,8 +60,6 @@ class RaySettings(Frozen):
         for name, amount in {"cpus": self.cpus, "gpus": self.gpus or 0.0, **self.resources}.items():
             if amount < 0.0 or (amount > 1.0 and amount != int(amount)):
                 raise ValueError(f"{name}={amount:g}: Ray gives out shares of one, or whole numbers")
-        if self.processes > 1 and not any((self.cpus, self.gpus is None or self.gpus, *self.resources.values())):
-            raise ValueError(f"processes={self.processes} need cpus, gpus or resources above 0 to be placed together")
         if self.processes > 1 and 0.0 < (self.gpus or 0.0) < 1.0:
             raise ValueError(f"gpus={self.gpus:g}: {self.processes} processes that train together can't share a GPU")
         secrets = [name for name in self.runtime_env.get("env_vars", {}) if name.startswith(SECRET)]

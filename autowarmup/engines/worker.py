@@ -76,6 +76,8 @@ class Worker:
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         for name in [name for name in os.environ if name.startswith(SECRET)]:
             del os.environ[name]
+        if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._rank, self._size = rank, size
         self._warm = False
 
@@ -133,8 +135,9 @@ class Worker:
         return host, self._store.port
 
     def _met(self, host: str, port: int) -> Group:
-        from autowarmup.distributed import Group, found_store
+        from autowarmup.distributed import Group, found_store, use_interface
 
+        use_interface(ray.util.get_node_ip_address())
         if self._rank > 0:
             self._store = found_store(host, port, self._size)
         return Group.joined(self._rank, self._size, self._store)
