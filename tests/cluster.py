@@ -18,8 +18,8 @@ STORE = 80 * 2**20
 
 
 class LocalCluster:
-    """A head without CPUs and nodes with one each, every one with processes and ports of its own. The head has a server
-    for Ray's client at ``client_port``, where one is given."""
+    """A head without CPUs and nodes with one each, every one with processes and ports of its own. The nodes also say
+    that they have a GPU and a licence. The head serves Ray's client at ``client_port``, where one is given."""
 
     def __init__(self, nodes: int, client_port: int | None = None) -> None:
         from ray.cluster_utils import Cluster
@@ -27,14 +27,11 @@ class LocalCluster:
         head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
         with warnings.catch_warnings(action="ignore"):
             self._cluster = Cluster(initialize_head=True, head_node_args=head | {"ray_client_server_port": client_port})
+        self.address = str(self._cluster.address)
         self._client_port = client_port
         self.nodes: list[Any] = []
         for _ in range(nodes):
             self.add()
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
 
     @property
     def client_address(self) -> str:
@@ -42,7 +39,8 @@ class LocalCluster:
 
     def add(self) -> None:
         """A node joins."""
-        self.nodes.append(self._cluster.add_node(num_cpus=1, object_store_memory=STORE))
+        has = {"num_cpus": 1, "num_gpus": 1, "resources": {"licence": 1.0}}
+        self.nodes.append(self._cluster.add_node(**has, object_store_memory=STORE))
 
     def kill_node(self) -> None:
         """The oldest node is gone from one moment to the next."""
@@ -66,6 +64,16 @@ class LocalCluster:
         if ray.is_initialized() and ray.get_runtime_context().gcs_address == self.address:
             ray.shutdown()
         self._cluster.shutdown()
+
+
+class Crowd(Silent):
+    """Sees how many processes train at the same time, at the most."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.most, self._cluster = 0, cluster
+
+    def reported(self, report: Report) -> None:
+        self.most = max(self.most, len(self._cluster.workers()))
 
 
 class Accidents(Silent):

@@ -18,7 +18,7 @@ from torch import nn
 
 from autowarmup import LoopRun, RaySettings, SearchSpace, autotune
 from autowarmup.errors import ClusterError, InputError
-from tests.cluster import Accidents, LocalCluster, gone, kill, stop
+from tests.cluster import Accidents, Crowd, LocalCluster, gone, kill, stop
 from tests.mlflow_server import free_port
 from tests.tasks import linear, settings, wide
 from tests.test_study import findings, reports
@@ -66,6 +66,33 @@ def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
     assert len(reference["records"]) >= 24
     assert findings(tmp_path) == reference
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_trials_share_what_nodes_have(cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path) -> None:
+    crowd = Crowd(cluster)
+    engine = RaySettings(cpus=0, gpus=0.5, resources={"licence": 0.25})
+    autotune(**wide(study=tmp_path, engine=engine, progress=crowd))
+    assert crowd.most > len(cluster.nodes)
+    assert findings(tmp_path) == reference
+
+
+@pytest.mark.slow
+def test_a_trial_that_loses_too_many_nodes_stops_the_study(
+    cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None may be lost here; later the study goes on."""
+    from autowarmup.engines import ray as engine
+
+    def happen() -> None:
+        cluster.kill_node()
+        cluster.add()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "LOST_NODES", 0)
+        with pytest.raises(ClusterError, match=r"trial \d+ was begun 1 times at step \d+, and nodes were lost with it"):
+            autotune(**wide(study=tmp_path, engine="ray", progress=Accidents(happen, after=5, times=5)))
+    autotune(**wide(study=tmp_path, engine="ray"))
+    assert findings(tmp_path) == reference
 
 
 def test_killed_and_hung_workers_cost_nothing_but_time(
