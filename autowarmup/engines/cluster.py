@@ -43,8 +43,9 @@ class Cluster:
 
     def __init__(self, settings: RaySettings, gpus: float) -> None:
         self._processes = settings.processes
-        self._wanted = {"CPU": settings.cpus, "GPU": gpus, **settings.resources}
-        if self._processes > 1 and not any(self._wanted.values()):
+        asked = {"CPU": settings.cpus, "GPU": gpus, **settings.resources}
+        self._wanted = {name: amount for name, amount in asked.items() if amount}
+        if self._processes > 1 and not self._wanted:
             raise InputError(
                 f"processes={self._processes} are placed together, by what they ask for: cpus, gpus or resources must "
                 f"be above 0"
@@ -90,26 +91,32 @@ class Cluster:
         if self._processes == 1:
             crew = Crew([worker.options(**self._options).remote()])
         else:
-            bundle = {name: amount for name, amount in self._wanted.items() if amount}
-            place = ray.util.placement_group([bundle] * self._processes, strategy="PACK")
+            place = ray.util.placement_group([self._wanted] * self._processes, strategy="PACK")
             seats = [PlacementGroupSchedulingStrategy(place, rank) for rank in range(self._processes)]
             options = [self._options | {"scheduling_strategy": seat} for seat in seats]
             crew = Crew([worker.options(**o).remote(rank, self._processes) for rank, o in enumerate(options)], place)
         crew.greet()
         return crew
 
+    def dismiss(self, crew: Crew) -> None:
+        """Ends a worker. To give back the place of several processes needs the head, which would be waited for; without
+        it, the place goes with the driver."""
+        crew.end()
+        if crew.place is not None and self.answers:
+            ray.util.remove_placement_group(crew.place)
+
     def places(self) -> int:
         """Workers that fit into the cluster as it is."""
         processes = sum(_fitting(node["Resources"], self._wanted) for node in ray.nodes() if node["Alive"])
         return processes // self._processes
 
-    def live(self, nodes: frozenset[str]) -> bool:
-        """Whether all of the nodes are in the cluster."""
-        return nodes <= {known["NodeID"] for known in ray.nodes() if known["Alive"]}
+    def living(self) -> frozenset[str]:
+        """The nodes that are in the cluster; none while the head doesn't answer."""
+        return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"]) if self.answers else frozenset()
 
     def describe(self) -> str:
         """What a worker asks for and what there is, for people."""
-        wanted = ", ".join(f"{name} {amount:g}" for name, amount in self._wanted.items() if amount)
+        wanted = ", ".join(f"{name} {amount:g}" for name, amount in self._wanted.items())
         nodes = [
             ", ".join(
                 f"{name} {amount:g}"
@@ -192,7 +199,7 @@ def _without_secrets() -> Iterator[None]:
 
 def _fitting(has: dict[str, float], wanted: dict[str, float]) -> int:
     """How many workers fit into a node; one a CPU where they ask for nothing."""
-    asked = {name: amount for name, amount in wanted.items() if amount} or {"CPU": 1.0}
+    asked = wanted or {"CPU": 1.0}
     return min(int(has.get(name, 0.0) / amount + 1e-6) for name, amount in asked.items())
 
 

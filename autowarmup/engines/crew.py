@@ -94,11 +94,8 @@ class Crew:
         for actor in self.actors:
             actor.forget.remote(number)
 
-    def end(self, *, vacate: bool) -> None:
-        """Ends the processes, with their children. To ``vacate`` their place needs the head, which is waited for; the
-        place goes with the driver at the latest."""
+    def end(self) -> None:
+        """Ends the processes, with their children."""
         self.calls.clear()
         for actor in self.actors:
             ray.kill(actor)
-        if self.place is not None and vacate:
-            ray.util.remove_placement_group(self.place)

@@ -101,7 +101,7 @@ class RayEngine:
         """Ends the workers and leaves the cluster."""
         if self._cluster is not None and ray.is_initialized():
             for crew in self._crews:
-                crew.end(vacate=self._cluster.answers)
+                self._cluster.dismiss(crew)
             self._cluster.close()
         self._crews, self._cluster = [], None
 
@@ -266,7 +266,8 @@ class RayEngine:
         home = crew.homes[rank]
         if not isinstance(why, ActorUnavailableError) and not getattr(why, "preempted", False):
             job.losses.append((crew.nodes, f"on {home.host}: {why}"))
-        counted = [reason for nodes, reason in job.losses if self._cluster.answers and self._cluster.live(nodes)]
+        living = self._cluster.living()
+        counted = [reason for nodes, reason in job.losses if nodes <= living]
         segment = job.segment
         if job.begun - len(counted) > LOST_NODES:
             raise ClusterError(
@@ -286,6 +287,6 @@ class RayEngine:
     def _dismiss(self, crew: Crew) -> None:
         """Ends a worker; loops that waited in it will start again elsewhere."""
         assert self._cluster is not None
-        crew.end(vacate=self._cluster.answers)
+        self._cluster.dismiss(crew)
         self._crews.remove(crew)
         self._loops = {number: other for number, other in self._loops.items() if other is not crew}
