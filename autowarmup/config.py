@@ -82,7 +82,7 @@ class TuneConfig(Frozen):
     @property
     def eval_every(self) -> int:
         """Optimizer steps between two validations."""
-        return math.ceil(self.total_steps / CHECKPOINTS)
+        return validation_interval(self.total_steps)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -104,7 +104,7 @@ class TuneConfig(Frozen):
     def verdict_cost(self) -> int:
         """Steps kept for the verdict: both baselines on the search's seed, the winner and the better baseline on every
         fresh seed, and a run for a winner that breaks on one and is replaced."""
-        return _verdict_runs(self.confirm_seeds) * self.total_steps
+        return verdict_runs(self.confirm_seeds) * self.total_steps
 
     @property
     def least_budget(self) -> int:
@@ -114,8 +114,14 @@ class TuneConfig(Frozen):
     def default_budget(total_steps: int, confirm_seeds: int) -> int:
         """Three whole runs for the search, and what the verdict takes: twelve with three seeds. A study that settles
         sooner, or whose search has nothing better than a baseline, spends less."""
-        return (3 + _verdict_runs(confirm_seeds)) * total_steps
+        return (3 + verdict_runs(confirm_seeds)) * total_steps
 
 
-def _verdict_runs(confirm_seeds: int) -> int:
+def validation_interval(total_steps: int) -> int:
+    """Optimizer steps between two validations of a run of that length."""
+    return math.ceil(total_steps / CHECKPOINTS)
+
+
+def verdict_runs(confirm_seeds: int) -> int:
+    """Whole runs that are kept for the verdict; see :attr:`TuneConfig.verdict_cost`."""
     return 2 + 2 * confirm_seeds + 1

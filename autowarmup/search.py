@@ -30,7 +30,7 @@ from optuna.trial import TrialState
 
 from autowarmup.config import TuneConfig
 from autowarmup.errors import TaskFailedError
-from autowarmup.instability import MAD_TO_SIGMA
+from autowarmup.instability import MAD_TO_SIGMA, Instability
 from autowarmup.schedule import ConstantDecay, Exponential, Schedule
 from autowarmup.seeds import derive_seed
 from autowarmup.space import PeakRange
@@ -103,16 +103,14 @@ class Candidate:
 
 @dataclass(eq=False)
 class _Trial:
-    """A trial as the search sees it."""
+    """A trial as the search sees it: its trace so far, and what ended it where something did."""
 
     spec: TrialSpec
     told: optuna.Trial | None = None
-    reports: list[Report] = field(default_factory=list)
+    trace: Trace = field(default_factory=Trace.empty)
+    verdict: Instability | None = None
+    error: str | None = None
     outcome: Outcome | None = None
-
-    @property
-    def trace(self) -> Trace:
-        return Trace.join([report.trace for report in self.reports])
 
     @property
     def schedule(self) -> Schedule:
@@ -121,7 +119,12 @@ class _Trial:
     @property
     def end(self) -> int:
         """The step it has got to."""
-        return self.reports[-1].trace.end if self.reports else 0
+        return self.trace.end
+
+    def take(self, report: Report) -> None:
+        """It has been trained further."""
+        self.trace = Trace.join([self.trace, report.trace])
+        self.verdict, self.error = report.verdict, report.error
 
     def evidence(self, config: TuneConfig) -> Evidence:
         """What it says about its schedule, from the first rung on: before that a loss says little."""
@@ -352,7 +355,7 @@ class Search:
             return
         reports = yield Run(tuple((trial.spec, until) for trial, until in stages))
         for (trial, until), report in zip(stages, reports, strict=True):
-            trial.reports.append(report)
+            trial.take(report)
             self.spent += len(report.trace)
             if report.error is not None:
                 yield from self._finish(trial, "failed")
@@ -370,7 +373,7 @@ class Search:
 
     def _check_failures(self) -> None:
         ended = [trial for trial in self._trials if trial.outcome is not None]
-        errors = [trial.reports[-1].error for trial in ended[:FIRST_TRIALS]]
+        errors = [trial.error for trial in ended[:FIRST_TRIALS]]
         if len(errors) == FIRST_TRIALS and None not in errors and len({_cause(error) for error in errors}) == 1:
             raise TaskFailedError(
                 f"the first {FIRST_TRIALS} trials all failed in the same way, so the study stops here. When the "
@@ -443,7 +446,7 @@ class Search:
             if trial.outcome == "failed":
                 study.tell(told, state=TrialState.FAIL)
                 return
-            verdict = trial.reports[-1].verdict
+            verdict = trial.verdict
             told.set_constraint("instability", verdict.severity if verdict else 0.0)
             told.set_user_attr("outcome", trial.outcome)
             told.set_user_attr("severity", verdict.severity if verdict else 0.0)

@@ -88,10 +88,10 @@ class Trace:
         return cls(np.empty(0), np.empty(0), np.empty(0), (), start)
 
     @classmethod
-    def join(cls, parts: Sequence[Trace]) -> Self:
-        """Consecutive parts as one trace."""
+    def join(cls, parts: Sequence[Trace], start: int = 0) -> Self:
+        """Consecutive parts as one trace; none of them as the empty one that would go on at ``start``."""
         if not parts:
-            return cls.empty()
+            return cls.empty(start)
         assert all(part.end == following.start for part, following in pairwise(parts)), "a gap between parts"
         return cls(
             np.concatenate([part.rate for part in parts]),

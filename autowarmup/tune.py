@@ -260,7 +260,7 @@ class _Trial:
 
     def report(self, until: int, verdict: Instability | None = None, error: str | None = None) -> Report:
         """What came since the last one."""
-        trace = Trace.join(self.parts) if self.parts else Trace.empty(self.step)
+        trace = Trace.join(self.parts, start=self.step)
         self.parts = []
         return Report(self.spec.number, until, trace, verdict, error=error)
 

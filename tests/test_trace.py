@@ -65,6 +65,7 @@ def test_consecutive_parts_join(first: Trace, data: st.DataObject) -> None:
 
 def test_nothing_joins_to_the_empty_trace() -> None:
     assert_same(Trace.join([]), Trace.empty())
+    assert_same(Trace.join([], start=5), Trace.empty(start=5))
     assert (len(Trace.empty(start=5)), Trace.empty(start=5).end) == (0, 5)
 
 

@@ -74,7 +74,7 @@ class SegmentRun:
         return Report(
             number=segment.spec.number,
             until=segment.until,
-            trace=Trace.join(self._parts) if self._parts else Trace.empty(segment.past.end),
+            trace=Trace.join(self._parts, start=segment.past.end),
             verdict=self._verdict,
             events=_recorded(self._monitor.events, self._seen),
             error=self._error,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autowarmup.config import CHECKPOINTS
+from autowarmup.config import validation_interval
 from autowarmup.instability import Instability
 from autowarmup.schedule import Schedule
 from autowarmup.search import ramp
@@ -62,7 +62,7 @@ class Objective(ABC):
         self.name, self.grid, self.current_peak, self.beta2 = name, grid, current_peak, beta2
         self.trivial_loss = trivial_loss
         self.horizon = grid[0].horizon
-        self.eval_every = math.ceil(self.horizon / CHECKPOINTS)
+        self.eval_every = validation_interval(self.horizon)
         self.budget = budget
         self.spent = 0
         self.completions: list[Completion] = []

@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 import optuna
 
-from autowarmup.config import TuneConfig
+from autowarmup.config import TuneConfig, verdict_runs
 from autowarmup.engines.segment import watched
 from autowarmup.instability import Detectors, Instability, Monitor
 from autowarmup.schedule import Schedule
@@ -60,10 +60,9 @@ def _distance(first: Schedule, second: Schedule) -> float:
 def configured(objective: Objective, seed: int, confirm_seeds: int = 3) -> TuneConfig:
     """What ``autotune`` would make of the task, with the objective's budget for the search alone."""
     horizon = objective.horizon
-    verdict = (2 + 2 * confirm_seeds + 1) * horizon
     return TuneConfig(
         total_steps=horizon,
-        budget=objective.budget + verdict + horizon,
+        budget=objective.budget + (verdict_runs(confirm_seeds) + 1) * horizon,
         space=SearchSpace(
             shapes=objective.shapes,
             warmup={"low": 0, "high": max(objective.durations)},

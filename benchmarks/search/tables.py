@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from autowarmup.config import CHECKPOINTS
+from autowarmup.config import validation_interval
 from autowarmup.schedule import Schedule
 from autowarmup.search import ramp
 from autowarmup.trace import Checkpoint, Trace
@@ -145,7 +145,7 @@ def make(name: str, horizon: int | None, seeds: Sequence[int], known: Table | No
     ramps = [ramp(task.current_peak, round(share * steps)) for share in RAMPS]
     plain = Schedule(peak=task.current_peak, horizon=steps)
     baselines = (plain, Schedule.untuned_linear(task.current_peak, steps, task.beta2))
-    every = -(-steps // CHECKPOINTS)
+    every = validation_interval(steps)
     traces = dict(known.traces) if known else {}
     for seed in seeds:
         if known and seed in known.seeds:
