@@ -249,13 +249,25 @@ def test_the_command_line_on_a_cluster_killed_and_resumed(cluster: LocalCluster,
     assert findings(there) == findings(here)
 
 
+ABORTED = """
+from ray.util.client.worker import Worker
+begin = Worker._server_init
+
+def aborted(*arguments):
+    Worker._server_init = begin
+    raise ConnectionAbortedError("the process for this client has ended")
+
+Worker._server_init = aborted
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_through_rays_client(cluster: LocalCluster, tmp_path: Path, processes: int) -> None:
-    """From a machine that is not in the cluster."""
+@pytest.mark.parametrize(("processes", "before"), [(1, ""), (2, ""), (1, ABORTED)])
+def test_through_rays_client(cluster: LocalCluster, tmp_path: Path, processes: int, before: str) -> None:
+    """From a machine that is not in the cluster; also where its server fails at first."""
     (tmp_path / "train.py").write_text(TASK)
     engine = RaySettings(address=cluster.client_address, processes=processes, workers=1)
-    driver = f"""
+    driver = f"""{before}
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 from autowarmup import RaySettings, autotune

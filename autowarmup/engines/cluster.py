@@ -176,7 +176,7 @@ def _connect(settings: RaySettings) -> None:
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         with _without_secrets():
-            ray.init(
+            _init(
                 address=address,
                 runtime_env=settings.runtime_env or None,
                 log_to_driver=False,
@@ -185,6 +185,14 @@ def _connect(settings: RaySettings) -> None:
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"can't connect to the Ray cluster at {address!r}: {error}") from error
+
+
+def _init(**arguments: Any) -> None:
+    """Connects. Ray's client server now and then starts a process for a client that ends at once: then once more."""
+    try:
+        ray.init(**arguments)
+    except ConnectionAbortedError:
+        ray.init(**arguments)
 
 
 @contextmanager
