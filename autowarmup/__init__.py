@@ -7,16 +7,17 @@
 
 from typing import TYPE_CHECKING, Any
 
-from autowarmup.autotune import autotune
+from autowarmup.api import autotune
 from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import AutowarmupError
-from autowarmup.instability import Detectors, Instability
-from autowarmup.result import TuneResult
-from autowarmup.schedule import Schedule
-from autowarmup.space import SearchSpace
+from autowarmup.instability.instability import Instability
+from autowarmup.instability.monitor import Detectors
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.space import SearchSpace
+from autowarmup.study.result import TuneResult
 
 if TYPE_CHECKING:
-    from autowarmup.loop import LoopRun
+    from autowarmup.training.loop import LoopRun
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """``LoopRun`` when asked for: its module needs torch."""
     if name == "LoopRun":
-        from autowarmup.loop import LoopRun
+        from autowarmup.training.loop import LoopRun
 
         return LoopRun
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

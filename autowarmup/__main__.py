@@ -1,6 +1,6 @@
 """``python -m autowarmup``."""
 
-from autowarmup.cli import main
+from autowarmup.cli.program import main
 
 if __name__ == "__main__":
     main()

@@ -27,11 +27,12 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from autowarmup import Detectors, RaySettings, Schedule  # noqa: E402
-from autowarmup.engines.base import Segment, Watch  # noqa: E402
+from autowarmup.engines.base import MonitorSettings, Segment  # noqa: E402
 from autowarmup.engines.local import LocalEngine  # noqa: E402
 from autowarmup.engines.ray import RayEngine  # noqa: E402
-from autowarmup.store import StudyStore, TrialSpec  # noqa: E402
-from autowarmup.trace import Trace  # noqa: E402
+from autowarmup.search.trials import TrialSpec  # noqa: E402
+from autowarmup.study.store import StudyStore  # noqa: E402
+from autowarmup.training.trace import Trace  # noqa: E402
 
 
 class Sleeping:
@@ -97,16 +98,16 @@ def engine_seconds(seconds: float, count: int, workers: int, folder: Path) -> fl
     """Seconds of a trial and worker beyond its own, our engine and store, workers warm."""
     engine = RayEngine(Sleeping(seconds), folder / "checkpoints", RaySettings(workers=workers))
     store = StudyStore(folder, write=True)
-    watch = Watch(Detectors(), 1, None)
+    watch = MonitorSettings(Detectors(), 1, None)
     try:
         list(engine.run(segments(0, workers), watch, lambda *_: None))
         wanted = segments(workers, count)
         start = time.perf_counter()
         for segment in wanted:
             store.add_trial(segment.spec)
-        for report in engine.run(wanted, watch, lambda *_: None):
-            store.add_report(report)
-            store.finish(report.number, "completed")
+        for result in engine.run(wanted, watch, lambda *_: None):
+            store.add_segment(result)
+            store.finish(result.number, "completed")
         return (time.perf_counter() - start) * workers / count - seconds
     finally:
         engine.close()
@@ -181,7 +182,7 @@ def reports(folder: Path, steps: int, turns: int) -> None:
     import ray
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    watch = Watch(Detectors(), 1, None)
+    watch = MonitorSettings(Detectors(), 1, None)
     engines = {
         "local": LocalEngine(Counting(0.0), folder),
         "ray": RayEngine(Counting(0.0), folder, RaySettings(workers=1)),

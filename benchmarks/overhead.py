@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from autowarmup import Detectors, LoopRun, Schedule
-from autowarmup.engines.base import Task
-from autowarmup.engines.segment import watched
-from autowarmup.loop import LoopTask
-from autowarmup.task import ModelTask, TrainSettings
+from autowarmup.engines.segment import first_fatal
+from autowarmup.training.base import Task
+from autowarmup.training.loop import LoopTask
+from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.task import ModelTask
 from examples import char_gpt, digits
 
 TURN = 20
@@ -77,7 +78,7 @@ def trial(task: Task, schedule: Schedule) -> Iterator[None]:
     monitor = Detectors().monitor(schedule.horizon, task.trivial_loss)
     while True:
         for block in running.run(running.step + TURN):
-            watched(monitor, block)
+            first_fatal(monitor, block)
         yield
 
 

@@ -17,12 +17,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from autowarmup import Schedule, TuneResult, autotune
-from autowarmup.engines.base import Segment, Watch
+from autowarmup.engines.base import MonitorSettings, Segment
 from autowarmup.engines.local import LocalEngine
+from autowarmup.search.trials import TrialSpec
 from autowarmup.seeds import derive_seed
-from autowarmup.store import TrialSpec
-from autowarmup.task import ModelTask, TrainSettings
-from autowarmup.trace import Trace
+from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.task import ModelTask
+from autowarmup.training.trace import Trace
 from examples import char_gpt, digits
 
 STUDIES = Path("studies/benchmark")
@@ -63,9 +64,9 @@ def trained(task: dict[str, Any], result: TuneResult, schedule: Schedule) -> lis
     engine = LocalEngine(ModelTask(**settings, settings=TrainSettings(batch_size=batch_size)), STUDIES)
     specs = [TrialSpec(number=i, candidate=0, role="proposal", seed=s, schedule=schedule) for i, s in enumerate(seeds)]
     segments = [Segment(spec, schedule.horizon, Trace.empty()) for spec in specs]
-    watch = Watch(config.detectors, config.eval_every, config.trivial_loss)
-    reports = engine.run(segments, watch, lambda spec, block: None)
-    return [None if report.verdict else report.trace.checkpoints[-1].val_loss for report in reports]
+    watch = MonitorSettings(config.detectors, config.eval_every, config.trivial_loss)
+    results = engine.run(segments, watch, lambda spec, block: None)
+    return [None if result.instability else result.trace.evaluations[-1].val_loss for result in results]
 
 
 def shown(losses: list[float | None] | tuple[float | None, ...]) -> str:

@@ -16,7 +16,7 @@ from ray import tune
 from sklearn.datasets import load_digits
 from torch import nn
 
-from autowarmup.tune import WarmupScheduler, WarmupSearcher
+from autowarmup.ray_tune import WarmupScheduler, WarmupSearcher
 
 
 def train(config: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from autowarmup.progress import Silent
-from autowarmup.store import Report
+from autowarmup.search.trials import SegmentResult
+from autowarmup.study.progress import Silent
 
 STORE = 80 * 2**20
 
@@ -72,7 +72,7 @@ class Crowd(Silent):
     def __init__(self, cluster: LocalCluster) -> None:
         self.most, self._cluster = 0, cluster
 
-    def reported(self, report: Report) -> None:
+    def segment_ended(self, result: SegmentResult) -> None:
         self.most = max(self.most, len(self._cluster.workers()))
 
 
@@ -83,7 +83,7 @@ class Accidents(Silent):
         self.left, self._happen, self._every = times, happen, after
         self._reports = 0
 
-    def reported(self, report: Report) -> None:
+    def segment_ended(self, result: SegmentResult) -> None:
         self._reports += 1
         if self.left and self._reports % self._every == 0:
             self._happen()

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from autowarmup.config import TuneConfig
-from autowarmup.instability import Instability, Kind
-from autowarmup.result import TrialRecord, TuneResult
-from autowarmup.schedule import Schedule
-from autowarmup.space import PeakRange, SearchSpace
-from autowarmup.store import Report, Role, Trial, TrialSpec
-from autowarmup.trace import Checkpoint, Outcome, Trace
-from autowarmup.verdict import Comparison, Verdict, judge
+from autowarmup.instability.instability import Instability, Kind
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.space import PeakRange, SearchSpace
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.trials import Role, SegmentResult, TrialSpec
+from autowarmup.search.verdict import Comparison, Verdict, judge
+from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.study.store import StoredTrial
+from autowarmup.training.trace import Evaluation, Outcome, Trace
 
 HORIZON = 300
 BEST = 0.006
@@ -70,7 +71,7 @@ class FakeStudy:
             current_peak=current_peak,
             task={"model": text},
         )
-        self.trials: list[Trial] = []
+        self.trials: list[StoredTrial] = []
         if probe:
             self._probe()
         for candidate, schedule in enumerate(self.config.baselines, 1):
@@ -102,7 +103,7 @@ class FakeStudy:
         limit = math.log(self.collapse_at) + 2.0 * math.sqrt(schedule.duration / HORIZON)
         return math.log(schedule.peak) + self.random.normal(0, 0.1) > limit
 
-    def _train(self, candidate: int, role: Role, schedule: Schedule, seed: int = 0) -> Trial:
+    def _train(self, candidate: int, role: Role, schedule: Schedule, seed: int = 0) -> StoredTrial:
         rungs = self.config.rungs
         broken = self._breaks(schedule)
         final = self._final(schedule) + self.random.normal(0, 0.006) + 0.02 * (seed % 5)
@@ -129,11 +130,11 @@ class FakeStudy:
         loss = clean + np.minimum(late, 0.4) + self.random.normal(0, 0.08, HORIZON)
         norm = 1 + self.random.gamma(2.0, 0.2, HORIZON) if self.grad_norm else np.full(HORIZON, np.nan)
         raw = clean + np.minimum(late, 0.4)
-        checkpoints = tuple(
-            Checkpoint(step, raw[step - 1], clean[step - 1] if self.ema else math.nan)
+        evaluations = tuple(
+            Evaluation(step, raw[step - 1], clean[step - 1] if self.ema else math.nan)
             for step in range(self.config.eval_every, until + 1, self.config.eval_every)
         )
-        return Trace(rate[:until], loss[:until], norm[:until], checkpoints if self.validation else ())
+        return Trace(rate[:until], loss[:until], norm[:until], evaluations if self.validation else ())
 
     def _break(self, trace: Trace, schedule: Schedule) -> tuple[Trace, Instability]:
         kind = self.kinds[int(self.random.integers(len(self.kinds)))]
@@ -152,13 +153,13 @@ class FakeStudy:
             kind=kind,
             severity=1.0,
             step=onset,
-            rate=float(trace.rate[onset]),
+            lr=float(trace.lr[onset]),
             detected=end - 1,
             fatal=True,
             message=f"the loss left {start:.2f} and did not come back",
         )
-        kept = tuple(checkpoint for checkpoint in trace.checkpoints if checkpoint.step <= onset)
-        return Trace(trace.rate[:end], loss, trace.grad_norm[:end], kept), found
+        kept = tuple(evaluation for evaluation in trace.evaluations if evaluation.step <= onset)
+        return Trace(trace.lr[:end], loss, trace.grad_norm[:end], kept), found
 
     def _probe(self) -> None:
         steps = self.config.probe_steps
@@ -175,7 +176,7 @@ class FakeStudy:
         loss = 4.2 - 1.8 * np.minimum(1, np.arange(steps) / broken) + self.random.normal(0, 0.05, steps)
         loss[broken:] += 0.4 * np.arange(steps - broken)
         found = Instability(
-            kind="divergence", severity=1.0, step=broken, rate=rate[broken], detected=broken + 20, fatal=True,
+            kind="divergence", severity=1.0, step=broken, lr=rate[broken], detected=broken + 20, fatal=True,
             message="the smoothed loss rose 5% above its minimum",
         )  # fmt: skip
         end = min(steps, broken + 21)
@@ -192,11 +193,11 @@ class FakeStudy:
         trace: Trace,
         verdict: Instability | None,
         error: str | None,
-    ) -> Trial:
+    ) -> StoredTrial:
         number = len(self.trials)
         spec = TrialSpec(number=number, candidate=candidate, role=role, seed=seed, schedule=schedule)
-        report = Report(number, len(trace), trace, verdict, (), error, 0.0, 0.004 * len(trace))
-        self.trials.append(Trial(spec, outcome, (report,)))
+        result = SegmentResult(number, len(trace), trace, verdict, (), error, 0.0, 0.004 * len(trace))
+        self.trials.append(StoredTrial(spec, outcome, (result,)))
         return self.trials[-1]
 
     def _conclude(self) -> Verdict:
@@ -235,7 +236,7 @@ def with_infinite_losses(traces: dict[int, Trace]) -> dict[int, Trace]:
         number: replace(
             trace,
             loss=np.where(np.arange(len(trace)) > len(trace) // 2, np.inf, trace.loss),
-            checkpoints=tuple(replace(c, val_loss=math.inf, val_loss_ema=math.inf) for c in trace.checkpoints),
+            evaluations=tuple(replace(c, val_loss=math.inf, val_loss_ema=math.inf) for c in trace.evaluations),
         )
         for number, trace in traces.items()
     }

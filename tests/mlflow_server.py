@@ -17,13 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from autowarmup.config import TuneConfig
-from autowarmup.instability import Instability, Kind
-from autowarmup.schedule import Polynomial, Schedule
-from autowarmup.space import SearchSpace
-from autowarmup.store import Report, StudyStore, TrialSpec
-from autowarmup.trace import Checkpoint, Outcome, Trace
-from autowarmup.verdict import Verdict
+from autowarmup.instability.instability import Instability, Kind
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.shapes import Polynomial
+from autowarmup.schedule.space import SearchSpace
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.search.verdict import Verdict
+from autowarmup.study.store import StudyStore
+from autowarmup.training.trace import Evaluation, Outcome, Trace
 
 STUDY = "3f0c6f8a5f7e4c1d9b2a7e6d5c4b3a21"
 STARTED = 1_750_000_000.0
@@ -77,12 +79,12 @@ class Study:
             loss[steps > bad_from] = math.nan
             norm[steps >= bad_from] = math.inf
         value = 2.5 if bad_from is None else math.nan
-        checkpoint = Checkpoint(end, value * math.exp(-end / 20.0), value, {"top@1": 0.5, "accuracy": math.nan})
-        self.store.add_report(
-            Report(
+        evaluation = Evaluation(end, value * math.exp(-end / 20.0), value, {"top@1": 0.5, "accuracy": math.nan})
+        self.store.add_segment(
+            SegmentResult(
                 number,
                 until,
-                Trace(schedule.curve()[start:end], loss, norm, () if error else (checkpoint,), start),
+                Trace(schedule.curve()[start:end], loss, norm, () if error else (evaluation,), start),
                 None if bad_from is None else instability("non-finite", bad_from, fatal=True),
                 () if spike is None else (instability("spike", spike, fatal=False),),
                 error,
@@ -121,7 +123,7 @@ class Study:
         verdict = Verdict(kind="tuned", candidate=0, schedule=schedule, message="beats both baselines")
         self.store.set_meta("verdict", verdict.model_dump(mode="json"))
         (self.folder / "schedule.json").write_text(schedule.model_dump_json())
-        (self.folder / "report.html").write_text("<h1>Report</h1>")
+        (self.folder / "report.html").write_text("<h1>SegmentResult</h1>")
         (self.folder / "figures").mkdir(exist_ok=True)
         (self.folder / "figures" / "best.png").write_bytes(b"\x89PNG")
         self.store.set_meta("status", status)
@@ -132,7 +134,7 @@ def instability(kind: Kind, step: int, *, fatal: bool) -> Instability:
         kind=kind,
         severity=3.0,
         step=step,
-        rate=0.02,
+        lr=0.02,
         detected=step + 3,
         fatal=fatal,
         message=f"the loss is not finite since step {step}",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autowarmup import Schedule
-from autowarmup.trace import Trace
+from autowarmup.training.trace import Trace
 from benchmarks.search.lanes import Lanes
 from benchmarks.search.merit import Outcome, Standard, quantile
 from benchmarks.search.objective import BudgetSpent, LiveObjective, TableObjective
@@ -38,10 +38,10 @@ def test_lanes_train_as_trials_do(name: str) -> None:
     lanes = Lanes(task, schedules, 3, 10).run()
     for schedule, lane in list(zip(schedules, lanes, strict=True))[:1]:
         trial = Trace.join(list(task.trial(schedule, 3, 10, None).run(20)))
-        np.testing.assert_array_equal(lane.rate, trial.rate)
+        np.testing.assert_array_equal(lane.lr, trial.lr)
         np.testing.assert_allclose(lane.loss, trial.loss, rtol=1e-3)
         np.testing.assert_allclose(lane.grad_norm, trial.grad_norm, rtol=1e-2)
-        for mine, theirs in zip(lane.checkpoints, trial.checkpoints, strict=True):
+        for mine, theirs in zip(lane.evaluations, trial.evaluations, strict=True):
             assert (mine.val_loss, mine.val_loss_ema) == pytest.approx((theirs.val_loss, theirs.val_loss_ema), rel=1e-3)
 
 
@@ -62,7 +62,7 @@ def test_a_table_says_what_training_says() -> None:
     table = standard("mlp").table
     schedule = table.grid[100]
     trace = Trace.join(list(plan.task().trial(schedule, 1, 10, None).run(plan.horizon)))
-    assert trace.checkpoints[-1].val_loss == pytest.approx(table.traces[schedule, 1].checkpoints[-1].val_loss, rel=0.05)
+    assert trace.evaluations[-1].val_loss == pytest.approx(table.traces[schedule, 1].evaluations[-1].val_loss, rel=0.05)
 
 
 def test_every_step_is_charged_once_and_the_budget_ends_it() -> None:
@@ -85,7 +85,7 @@ def test_a_live_objective_counts_as_a_table_does() -> None:
     stored = TableObjective(table, 0, 1000)
     for until in (50, 100, 200):
         found = [objective.train(table.grid[40], until) for objective in (live, stored)]
-        assert found[0].checkpoints[-1].val_loss == pytest.approx(found[1].checkpoints[-1].val_loss, rel=0.05)
+        assert found[0].evaluations[-1].val_loss == pytest.approx(found[1].evaluations[-1].val_loss, rel=0.05)
     assert live.spent == stored.spent == 200
     assert [done.schedule for done in live.completions] == [table.grid[40]]
 
@@ -129,7 +129,7 @@ def test_a_study_keeps_to_its_budget_and_is_never_worse_than_the_better_baseline
     """Never by more than the seed noise, in the mean over the seeds."""
     found = standard(name)
     table = found.table
-    finals = {s: [table.traces[s, seed].checkpoints[-1].val_loss for seed in table.seeds] for s in table.baselines}
+    finals = {s: [table.traces[s, seed].evaluations[-1].val_loss for seed in table.seeds] for s in table.baselines}
     baselines = {schedule: float(np.mean(losses)) for schedule, losses in finals.items()}
     for number in range(len(table.seeds)):
         kind, schedule, runs = verdict(table, number)

@@ -12,8 +12,8 @@ import torch
 from autowarmup import autotune
 from autowarmup.engines.checkpoints import Checkpoints
 from autowarmup.errors import StudyError
-from autowarmup.progress import Silent
-from autowarmup.store import Report
+from autowarmup.search.trials import SegmentResult
+from autowarmup.study.progress import Silent
 from tests.tasks import wide
 from tests.test_study import findings
 
@@ -51,7 +51,7 @@ class Interrupting(Silent):
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def reported(self, report: Report) -> None:
+    def segment_ended(self, result: SegmentResult) -> None:
         self.left -= 1
         if not self.left:
             raise KeyboardInterrupt

@@ -22,12 +22,13 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 
 from autowarmup import Schedule
-from autowarmup.cli import cli
+from autowarmup.cli.program import cli
 from autowarmup.errors import TrackingError
-from autowarmup.progress import Bar, Standing, progress_for
-from autowarmup.store import Report, Role, StudyStore, TrialSpec
-from autowarmup.trace import Checkpoint, Trace
-from autowarmup.tracking import Delivery
+from autowarmup.search.trials import Role, SegmentResult, TrialSpec
+from autowarmup.study.delivery import Delivery
+from autowarmup.study.progress import Bar, Standing, progress_for
+from autowarmup.study.store import StudyStore
+from autowarmup.training.trace import Evaluation, Trace
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "ray", "mlflow", "matplotlib"}
@@ -163,7 +164,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "report.html").write_text("<html>")
         return folder / "report.html"
 
-    monkeypatch.setattr("autowarmup.study.write_report", write_report)
+    monkeypatch.setattr("autowarmup.report.write_report", write_report)
 
 
 def run(*args: str | Path) -> Result:
@@ -294,7 +295,7 @@ def test_what_mlflow_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         def close(self) -> Delivery:
             return self.delivery
 
-    monkeypatch.setattr("autowarmup.study.Mirror", Mirror)
+    monkeypatch.setattr("autowarmup.tracking.mirror.Mirror", Mirror)
     done = run("tune", "loop.py:task", "--study", "study", "--mlflow", "http://localhost:9")
     assert done.exit_code == 0
     assert "autowarmup: warning: MLflow at http://localhost:9 is known to have 1 of 3 trials" in done.stderr
@@ -519,7 +520,7 @@ def test_data_loading_processes_do_not_turn_ctrl_c_into_failed_trials() -> None:
 
 def one_step(number: int, role: Role = "proposal") -> tuple[TrialSpec, Trace]:
     spec = TrialSpec(number=number, candidate=0, role=role, seed=0, schedule=Schedule(peak=0.1, horizon=20))
-    return spec, Trace(np.ones(1), np.ones(1), np.ones(1), (Checkpoint(1, 0.1 * number, math.nan),))
+    return spec, Trace(np.ones(1), np.ones(1), np.ones(1), (Evaluation(1, 0.1 * number, math.nan),))
 
 
 def test_the_best_is_of_the_trials_that_completed_on_the_search_seed() -> None:
@@ -547,7 +548,7 @@ def test_a_thousand_steps_are_a_few_looks(monkeypatch: pytest.MonkeyPatch) -> No
         bar, "_live", SimpleNamespace(start=int, stop=int, update=lambda text, refresh: looks.append(text))
     )
     bar.started(SimpleNamespace(budget=1000), Path())  # type: ignore[arg-type]
-    bar.replayed(one_step(1)[0], Report(1, 1, one_step(1)[1]))
+    bar.replayed(one_step(1)[0], SegmentResult(1, 1, one_step(1)[1]))
     began = time.monotonic()
     for _ in range(1000):
         bar.observe(*one_step(1))
@@ -609,7 +610,6 @@ def test_a_study_that_is_worked_on_is_refused(store: StudyStore) -> None:
     assert "another process is working on the study" in done.stderr
 
 
-@pytest.mark.usefixtures("quick")
 def test_report_and_show_of_a_finished_study() -> None:
     assert tune("linear.py:task", "--steps", "20").exit_code == 0
     Path("study/report.html").unlink()

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ import torch
 from torch import nn
 
 from autowarmup import LoopRun, Schedule
-from autowarmup.batch import part_of
-from autowarmup.distributed import Group, found_store, opened_store
 from autowarmup.errors import InputError
-from autowarmup.loop import LoopTask
-from autowarmup.task import ModelTask, TrainSettings
-from autowarmup.trace import Trace
+from autowarmup.training.batch import part_of
+from autowarmup.training.distributed import Group, found_store, opened_store
+from autowarmup.training.loop import LoopTask
+from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.task import ModelTask
+from autowarmup.training.trace import Trace
 from tests.tasks import digits, linear, mlp
 
 SCHEDULE = Schedule(shape="linear", peak=0.02, warmup_steps=5, horizon=24)
@@ -82,7 +84,7 @@ def interrupted_run(group: Group, *settings: Any) -> Trace:
     first = trained.trial(SCHEDULE, 0, 8, None)
     parts = list(first.run(16))
     file = io.BytesIO()
-    first.pause(file)
+    assert first.save(lambda: nullcontext(file))
     states = group.all(file.getvalue())
     second = trained.trial(SCHEDULE, 0, 8, io.BytesIO(states[0]))
     return Trace.join([*parts, *second.run(24)])
@@ -94,7 +96,7 @@ def test_two_processes_train_as_one(together: Any, model_fn: Callable[[], nn.Mod
     for trace in together(whole_run, model_fn, accumulate, 577):
         np.testing.assert_allclose(trace.loss, alone.loss, rtol=1e-4)
         np.testing.assert_allclose(trace.grad_norm, alone.grad_norm, rtol=1e-4)
-        for ours, expected in zip(trace.checkpoints, alone.checkpoints, strict=True):
+        for ours, expected in zip(trace.evaluations, alone.evaluations, strict=True):
             assert (ours.val_loss, ours.val_loss_ema) == pytest.approx((expected.val_loss, expected.val_loss_ema), 1e-4)
             assert ours.metrics == pytest.approx(expected.metrics, abs=0.02)
 
@@ -106,7 +108,7 @@ def test_they_record_the_same_and_go_on_bit_for_bit(together: Any) -> None:
     for trace in [*whole, *resumed]:
         np.testing.assert_array_equal(trace.loss, whole[0].loss)
         np.testing.assert_array_equal(trace.grad_norm, whole[0].grad_norm)
-        assert trace.checkpoints == whole[0].checkpoints
+        assert trace.evaluations == whole[0].evaluations
 
 
 def own_loop(run: LoopRun) -> None:
@@ -136,8 +138,8 @@ def loop(group: Group) -> Trace:
 
 def test_a_loop_of_the_users_own_is_recorded_as_the_first_process_saw_it(together: Any) -> None:
     first, second = together(loop)
-    assert len(first.checkpoints) == 3
-    assert [c.val_loss for c in second.checkpoints] == [c.val_loss for c in first.checkpoints]
+    assert len(first.evaluations) == 3
+    assert [c.val_loss for c in second.evaluations] == [c.val_loss for c in first.evaluations]
     np.testing.assert_array_equal(first.loss, second.loss)
     assert first.loss[-1] < first.loss[0] / 2
 

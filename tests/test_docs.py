@@ -34,8 +34,8 @@ def test_docstring_examples(name: str, tmp_path: Path) -> None:
 
 def test_the_examples_are_found() -> None:
     finder = doctest.DocTestFinder(exclude_empty=True)
-    tests = finder.find(importlib.import_module("autowarmup.schedule"))
-    assert {"autowarmup.schedule.Schedule", "autowarmup.schedule.duration_steps"} <= {
+    tests = finder.find(importlib.import_module("autowarmup.schedule.schedule"))
+    assert {"autowarmup.schedule.schedule.Schedule", "autowarmup.schedule.schedule.Schedule.untuned_linear"} <= {
         test.name for test in tests if test.examples
     }
 

@@ -10,7 +10,7 @@ import pytest
 from autowarmup import autotune
 
 EXAMPLES = sorted(path.stem for path in (Path(__file__).parent.parent / "examples").glob("[a-z]*.py"))
-EXAMPLES.remove("ray_tune")  # test_tune.py runs it
+EXAMPLES.remove("ray_tune")  # test_ray_tune.py runs it
 SMALL = {"confirm_seeds": 2, "cohort": 2, "total_steps": 10, "budget": 130}
 
 

@@ -12,8 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from autowarmup.instability import Detectors, Instability, Monitor
-from autowarmup.schedule import Schedule
+from autowarmup.instability.instability import Instability
+from autowarmup.instability.monitor import Detectors, Monitor
+from autowarmup.schedule.schedule import Schedule
 
 law = settings(deadline=None, max_examples=60)
 NAN, INF = math.nan, math.inf
@@ -77,15 +78,15 @@ def test_a_non_finite_loss_ends_the_trial_at_that_very_step(bad: float, at: int)
     losses=st.lists(st.floats(-1e6, 1e6), max_size=60),
     bad=st.sampled_from([NAN, INF, -INF]),
     norm=st.one_of(st.just(NAN), st.just(INF), st.floats(0, 1e9)),
-    rate=st.floats(0, 1),
+    lr=st.floats(0, 1),
 )
 def test_a_non_finite_loss_is_judged_first_whatever_came_before(
-    losses: list[float], bad: float, norm: float, rate: float
+    losses: list[float], bad: float, norm: float, lr: float
 ) -> None:
     monitor = Detectors().monitor(100)
     for step, loss in enumerate(losses):
-        monitor.observe(step, rate, loss, norm)
-    verdict = monitor.observe(len(losses), rate, bad, norm)
+        monitor.observe(step, lr, loss, norm)
+    verdict = monitor.observe(len(losses), lr, bad, norm)
     assert verdict is not None
     assert (verdict.kind, verdict.detected, verdict.fatal) == ("non-finite", len(losses), True)
 

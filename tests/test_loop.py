@@ -50,9 +50,9 @@ def test_a_loop_of_ones_own_is_tuned(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert result.cost.steps <= result.config.budget
     trace = result.trace(1)
-    assert trace.rate.tolist() == result.records[1].schedule.curve().tolist()
+    assert trace.lr.tolist() == result.records[1].schedule.curve().tolist()
     assert np.isnan(trace.grad_norm).all()
-    assert [checkpoint.step for checkpoint in trace.checkpoints] == list(range(5, 41, 5))
+    assert [evaluation.step for evaluation in trace.evaluations] == list(range(5, 41, 5))
 
 
 def test_no_loop_is_left_behind(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autowarmup.instability import Instability
+from autowarmup.instability.instability import Instability
 from autowarmup.report import write_report
 from autowarmup.report.boundary import Boundary
 from autowarmup.report.figures import FIGURES, duration, loss_curves, schedules, smooth, stability_map
 from autowarmup.report.page import PICTURES, render
-from autowarmup.result import TuneResult
-from autowarmup.trace import Trace
+from autowarmup.study.result import TuneResult
+from autowarmup.training.trace import Trace
 from tests.fake_study import BEST, fake_study, with_infinite_losses
 
 CASES: dict[str, dict[str, Any]] = {
@@ -188,7 +188,7 @@ def test_schedules_draws_every_candidate_and_crosses_the_broken_ones(
     highest = max(record.schedule.peak for record in result.records if record.role != "probe")
     assert max(max(line.get_ydata()) for line in lines) == pytest.approx(highest)
     crosses = [(line.get_xdata()[0], line.get_ydata()[0]) for line in gids(figure, "onset")]
-    assert sorted(crosses) == sorted((found.step, found.rate) for _, found in broken(result))
+    assert sorted(crosses) == sorted((found.step, found.lr) for _, found in broken(result))
 
 
 def test_loss_curves_cross_the_onset_on_the_curve(study: Study) -> None:
@@ -221,7 +221,7 @@ def test_pruned_trials_compare_at_one_step(study: Study) -> None:
     rung = result.config.rungs[0]
     pruned = [r for r in result.records if r.outcome == "pruned" and r.steps > r.schedule.duration]
     (points,) = gids(stability_map(result, traces), "pruned")
-    expected = [next(c.score for c in traces[r.number].checkpoints if c.step == rung) for r in pruned]
+    expected = [next(c.score for c in traces[r.number].evaluations if c.step == rung) for r in pruned]
     assert len({record.steps for record in pruned}) > 1
     assert sorted(points.get_array()) == pytest.approx(sorted(expected))
 

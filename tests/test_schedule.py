@@ -14,21 +14,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autowarmup.errors import InputError
-from autowarmup.schedule import (
-    ConstantDecay,
-    Exponential,
-    GIAdam,
-    InverseSqrtDecay,
-    Linear,
-    Polynomial,
-    RAdam,
-    Schedule,
-    UntunedExponential,
-    UntunedLinear,
-    WarmupStableDecay,
-    duration_steps,
-    parse_duration,
-)
+from autowarmup.schedule.decays import ConstantDecay, InverseSqrtDecay, WarmupStableDecay
+from autowarmup.schedule.duration import duration_steps, parse_duration
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.shapes import Exponential, GIAdam, Linear, Polynomial, RAdam, UntunedExponential, UntunedLinear
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from autowarmup import Instability, SearchSpace
-from autowarmup.config import TuneConfig
 from autowarmup.errors import TaskFailedError
-from autowarmup.search import Conclusion, Finish, Run, Search
-from autowarmup.store import Report, TrialSpec
-from autowarmup.surrogate import features
-from autowarmup.trace import Checkpoint, Outcome, Trace
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.decisions import Advance, Conclusion, Finish
+from autowarmup.search.search import Search
+from autowarmup.search.surrogate import features
+from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.training.trace import Evaluation, Outcome, Trace
 
-Answer = Callable[[TrialSpec, int, int], Report]
+Answer = Callable[[TrialSpec, int, int], SegmentResult]
 SPACE = SearchSpace(peak={"low": 1e-3, "high": 1.0})  # type: ignore[arg-type]
 
 
@@ -24,7 +25,7 @@ def config(**changes: object) -> TuneConfig:
     return TuneConfig(**settings | changes)  # type: ignore[arg-type]
 
 
-def smooth(spec: TrialSpec, start: int, until: int) -> Report:
+def smooth(spec: TrialSpec, start: int, until: int) -> SegmentResult:
     """The best peak is 0.1 and the best duration 16 steps; above 0.3 a run breaks after three steps."""
     steps = until - start
     schedule = spec.schedule
@@ -33,19 +34,19 @@ def smooth(spec: TrialSpec, start: int, until: int) -> Report:
             kind="divergence",
             severity=schedule.peak,
             step=start + 1,
-            rate=schedule.peak,
+            lr=schedule.peak,
             detected=start + 3,
             fatal=True,
             message="",
         )
-        return Report(spec.number, until, trace(start, 3, 9.0), verdict)
+        return SegmentResult(spec.number, until, trace(start, 3, 9.0), verdict)
     loss = np.log10(schedule.peak / 0.1) ** 2 + 0.01 * (np.sqrt(schedule.duration) - 4) ** 2 + 1.0
-    return Report(spec.number, until, trace(start, steps, loss + spec.seed % 7 * 1e-3))
+    return SegmentResult(spec.number, until, trace(start, steps, loss + spec.seed % 7 * 1e-3))
 
 
 def trace(start: int, steps: int, loss: float) -> Trace:
     column = np.full(steps, loss)
-    return Trace(column, column, column, (Checkpoint(start + steps, loss, loss),), start)
+    return Trace(column, column, column, (Evaluation(start + steps, loss, loss),), start)
 
 
 def conducted(
@@ -58,18 +59,18 @@ def conducted(
     decision = next(decisions)
     try:
         while True:
-            reports = []
+            results = []
             match decision:
-                case Run(wanted):
+                case Advance(wanted):
                     for spec, until in wanted:
                         start = ends.get(spec.number, 0)
                         segments.append((spec, start, until))
-                        reports.append(answer(spec, start, until))
+                        results.append(answer(spec, start, until))
                         ends[spec.number] = until
                 case Finish(number, outcome):
                     assert number not in outcomes
                     outcomes[number] = outcome
-            decision = decisions.send(reports)
+            decision = decisions.send(results)
     except StopIteration as stop:
         return stop.value, segments, outcomes
 
@@ -150,14 +151,14 @@ def test_a_cohort_is_trained_at_the_same_time() -> None:
     ends: dict[int, int] = {}
     try:
         while True:
-            reports = []
-            if isinstance(decision, Run):
+            results = []
+            if isinstance(decision, Advance):
                 if decision.segments[0][0].role == "proposal":
                     sizes.append(len(decision.segments))
                 for spec, until in decision.segments:
-                    reports.append(smooth(spec, ends.get(spec.number, 0), until))
+                    results.append(smooth(spec, ends.get(spec.number, 0), until))
                     ends[spec.number] = until
-            decision = decisions.send(reports)
+            decision = decisions.send(results)
     except StopIteration:
         assert sizes[0] == 4
         assert max(sizes) == 4
@@ -179,7 +180,7 @@ def test_nothing_harsher_is_proposed_than_what_broke() -> None:
 
 
 def test_where_everything_breaks_at_once_gentler_peaks_are_tried() -> None:
-    def fragile(spec: TrialSpec, start: int, until: int) -> Report:
+    def fragile(spec: TrialSpec, start: int, until: int) -> SegmentResult:
         peak = spec.schedule.peak * 100.0  # breaks above 0.003, before its first rung
         return smooth(
             spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"peak": peak})}), start, until
@@ -194,10 +195,10 @@ def test_where_everything_breaks_at_once_gentler_peaks_are_tried() -> None:
 def test_where_the_baseline_is_as_good_it_is_kept_without_paired_runs() -> None:
     """The cheapest of all verdicts: on the search's own seed nothing is better."""
 
-    def best_today(spec: TrialSpec, start: int, until: int) -> Report:
-        report = smooth(spec, start, until)
-        loss = 0.5 if spec.role == "baseline" else float(report.trace.loss[0])
-        return Report(spec.number, until, trace(start, until - start, loss))
+    def best_today(spec: TrialSpec, start: int, until: int) -> SegmentResult:
+        result = smooth(spec, start, until)
+        loss = 0.5 if spec.role == "baseline" else float(result.trace.loss[0])
+        return SegmentResult(spec.number, until, trace(start, until - start, loss))
 
     search = Search(config())
     conclusion, segments, _ = conducted(search, best_today)
@@ -208,12 +209,12 @@ def test_where_the_baseline_is_as_good_it_is_kept_without_paired_runs() -> None:
 
 
 def test_without_a_peak_range_one_ramp_tells_what_to_expect() -> None:
-    def ramped(spec: TrialSpec, start: int, until: int) -> Report:
+    def ramped(spec: TrialSpec, start: int, until: int) -> SegmentResult:
         if spec.role != "probe":
             return smooth(spec, start, until)
         rate = spec.schedule.curve()
         loss = 3.0 - np.log1p(100 * rate) + (rate / 0.1) ** 2
-        return Report(spec.number, until, Trace(rate, loss, loss))
+        return SegmentResult(spec.number, until, Trace(rate, loss, loss))
 
     conclusion, segments, _ = conducted(Search(config(space=SearchSpace())), ramped)
     assert [spec.role for spec, _, _ in segments[:2]] == ["probe", "proposal"]
@@ -221,9 +222,9 @@ def test_without_a_peak_range_one_ramp_tells_what_to_expect() -> None:
     assert conclusion.peak_range.low < 0.05 < conclusion.peak_range.high
 
 
-def failing(spec: TrialSpec, start: int, until: int, message: str = "no disk") -> Report:
+def failing(spec: TrialSpec, start: int, until: int, message: str = "no disk") -> SegmentResult:
     frame = f'  File "train.py", line {len(message)}, in load'
-    return Report(
+    return SegmentResult(
         spec.number, until, Trace.empty(start), error=f"Traceback ...\n{frame}\n    open()\nOSError: {message}"
     )
 
@@ -246,18 +247,18 @@ def test_trials_that_fail_each_in_its_own_way_still_end() -> None:
 def test_failures_with_messages_of_their_own_but_one_cause_stop_it() -> None:
     """As out-of-memory errors, which name another size every time."""
 
-    def exhausted(spec: TrialSpec, start: int, until: int) -> Report:
+    def exhausted(spec: TrialSpec, start: int, until: int) -> SegmentResult:
         error = (
             f'Traceback ...\n  File "train.py", line 7, in forward\n    x @ w\nRuntimeError: out of {spec.number} MiB'
         )
-        return Report(spec.number, until, Trace.empty(start), error=error)
+        return SegmentResult(spec.number, until, Trace.empty(start), error=error)
 
     with pytest.raises(TaskFailedError, match="first 3 trials all failed"):
         conducted(Search(config()), exhausted)
 
 
 def test_where_the_best_breaks_on_a_fresh_seed_the_next_best_is_tried() -> None:
-    def fragile(spec: TrialSpec, start: int, until: int) -> Report:
+    def fragile(spec: TrialSpec, start: int, until: int) -> SegmentResult:
         if spec.role == "baseline" or (spec.role == "confirmation" and spec.candidate in broken):
             changed = spec.schedule.model_copy(update={"peak": 1.0})
             return smooth(spec.model_copy(update={"schedule": changed}), start, until)
@@ -276,12 +277,14 @@ def test_where_the_best_breaks_on_a_fresh_seed_the_next_best_is_tried() -> None:
 def test_loops_that_validate_seldom_or_never_are_searched_too(steps: tuple[int, ...]) -> None:
     """At one step of the run, or at none; never at its end."""
 
-    def seldom(spec: TrialSpec, start: int, until: int) -> Report:
-        report = smooth(spec, start, until)
-        loss = float(report.trace.loss[0])
-        marks = tuple(Checkpoint(step, loss, np.nan) for step in steps if start < step <= report.trace.end)
-        whole = report.trace
-        return Report(spec.number, until, Trace(whole.rate, whole.loss, whole.loss, marks, start), report.verdict)
+    def seldom(spec: TrialSpec, start: int, until: int) -> SegmentResult:
+        result = smooth(spec, start, until)
+        loss = float(result.trace.loss[0])
+        marks = tuple(Evaluation(step, loss, np.nan) for step in steps if start < step <= result.trace.end)
+        whole = result.trace
+        return SegmentResult(
+            spec.number, until, Trace(whole.lr, whole.loss, whole.loss, marks, start), result.instability
+        )
 
     search = Search(config())
     conclusion, segments, _ = conducted(search, seldom)
@@ -297,7 +300,7 @@ def test_a_fixed_peak_is_searched_without_warnings() -> None:
 
 
 def test_where_only_a_baseline_is_stable_it_is_kept() -> None:
-    def breaking(spec: TrialSpec, start: int, until: int) -> Report:
+    def breaking(spec: TrialSpec, start: int, until: int) -> SegmentResult:
         proposal = spec.role == "proposal"
         changed = (
             spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"peak": 1.0})}) if proposal else spec

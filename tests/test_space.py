@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autowarmup.errors import InputError, SpaceError
-from autowarmup.result import TuneResult
-from autowarmup.schedule import Polynomial, Schedule, UntunedLinear, WarmupStableDecay
-from autowarmup.space import DurationRange, PeakRange, Range, SearchSpace, explain, presets
+from autowarmup.schedule.decays import WarmupStableDecay
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.shapes import Polynomial, UntunedLinear
+from autowarmup.schedule.space import DurationRange, PeakRange, Range, SearchSpace, presets
+from autowarmup.study.result import TuneResult
+from autowarmup.values import explain
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")

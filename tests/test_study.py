@@ -23,7 +23,7 @@ from torch import nn
 
 from autowarmup import SearchSpace, TuneResult, autotune
 from autowarmup.errors import StudyError, StudyLockedError, StudyMismatchError, TaskFailedError
-from autowarmup.store import StudyStore
+from autowarmup.study.store import StudyStore
 from tests.tasks import linear, settings
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +43,7 @@ def findings(folder: Path) -> dict[str, Any]:
         del record["seconds"]
     store = StudyStore(folder)
     result["traces"] = {trial.spec.number: trial.trace.to_bytes() for trial in store.trials()}
-    result["segments"] = [(t.spec.number, report.until) for t in store.trials() for report in t.reports]
+    result["segments"] = [(t.spec.number, segment.until) for t in store.trials() for segment in t.segments]
     store.close()
     return result
 
@@ -82,12 +82,12 @@ def test_finds_a_schedule_and_accounts_for_every_step(tmp_path: Path) -> None:
 def test_unfinished_trials_go_on_and_are_never_restarted(tmp_path: Path) -> None:
     autotune(**settings(study=tmp_path))
     store = StudyStore(tmp_path)
-    promoted = [trial for trial in store.trials() if trial.spec.role == "proposal" and len(trial.reports) == 3]
+    promoted = [trial for trial in store.trials() if trial.spec.role == "proposal" and len(trial.segments) == 3]
     store.close()
     assert promoted
     for trial in promoted:
-        ends = [report.trace.end for report in trial.reports]
-        assert [report.trace.start for report in trial.reports] == [0, *ends[:-1]]
+        ends = [segment.trace.end for segment in trial.segments]
+        assert [segment.trace.start for segment in trial.segments] == [0, *ends[:-1]]
         assert ends[-1] == trial.spec.schedule.horizon
 
 
@@ -114,7 +114,7 @@ def reports(folder: Path) -> int:
     """How many segments the study has finished; 0 before it has begun."""
     try:
         with closing(sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True)) as db:
-            return int(db.execute("SELECT count(*) FROM reports").fetchone()[0])
+            return int(db.execute("SELECT count(*) FROM segments").fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 
@@ -236,41 +236,30 @@ def test_a_cliff_is_avoided_and_its_foot_recorded(tmp_path: Path) -> None:
     unstable = result.trials[result.trials.outcome == "unstable"]
     assert len(unstable) >= 1
     assert result.cost.unstable_share < 0.1
-    assert (unstable.instability_rate > 0.02).all()
+    assert (unstable.instability_lr > 0.02).all()
     assert (unstable.instability == "non-finite").all()
 
 
-def test_the_sampler_gets_instability_as_an_observation_and_a_constraint(tmp_path: Path) -> None:
-    from autowarmup.search import Search
-
-    config = autotune(**settings(study=tmp_path, model_fn=Diverging)).config
-    search = Search(config)
-    replay(search, tmp_path)
-    told = [trial for trial in search.optuna_study.get_trials() if trial.params]
-    assert told
-    for trial in told:
+def test_the_optuna_study_has_instability_as_an_observation_and_a_constraint(tmp_path: Path) -> None:
+    found = autotune(**settings(study=tmp_path, model_fn=Diverging)).optuna_study()
+    trials = found.get_trials()
+    assert len(trials) >= 2
+    for trial in trials:
         assert trial.state == optuna.trial.TrialState.COMPLETE
         assert np.isfinite(trial.value)  # type: ignore[arg-type]
-        assert trial.user_attrs["severity"] > 0
-    search.optuna_study.ask()
+        assert trial.constraints["instability"] == trial.user_attrs["severity"] > 0
+    assert "peak" in found.ask(trials[0].distributions).params
 
 
-def replay(search: Any, folder: Path) -> None:
-    """Takes the decisions of a finished study again, from its store."""
-    from autowarmup.search import Run
-
-    store = StudyStore(folder)
-    decisions = search.decisions()
-    try:
-        decision = next(decisions)
-        while True:
-            known = (
-                [store.report(s.number, until) for s, until in decision.segments] if isinstance(decision, Run) else []
-            )
-            assert None not in known
-            decision = decisions.send(known)
-    except StopIteration:
-        store.close()
+def test_the_optuna_study_has_the_final_losses_and_the_baselines(tmp_path: Path) -> None:
+    result = autotune(**settings(study=tmp_path))
+    trials = {trial.user_attrs["number"]: trial for trial in result.optuna_study().get_trials()}
+    searched = result.trials[result.trials.role.isin(["proposal", "baseline"])]
+    assert set(searched[searched.role == "proposal"].index) <= set(trials) <= set(searched.index)
+    for number, row in searched.loc[[*trials]].iterrows():
+        assert trials[number].params["peak"] == row.peak
+        if row.outcome == "completed":
+            assert trials[number].value == row.val_loss
 
 
 def test_where_the_first_trials_all_fail_it_stops_and_says_why(tmp_path: Path) -> None:

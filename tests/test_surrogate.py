@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autowarmup import Schedule
-from autowarmup.surrogate import Evidence, Surrogate, features, scores
-from autowarmup.trace import Checkpoint, Trace
+from autowarmup.search.surrogate import Evidence, Surrogate, features, scores
+from autowarmup.training.trace import Evaluation, Trace
 
 HORIZON = 100
 
@@ -22,7 +22,7 @@ def schedule(peak: float, warmup_steps: int = 20, shape: str = "linear") -> Sche
 
 
 def evidence(peak: float, loss: float, end: int = HORIZON, *, broke: bool = False) -> Evidence:
-    """A trial that was a constant better or worse than others at every checkpoint."""
+    """A trial that was a constant better or worse than others at every evaluation."""
     steps = range(25, end + 1, 5)
     return Evidence(schedule(peak), tuple((step, loss + 1.0 / step) for step in steps), broke)
 
@@ -83,7 +83,7 @@ def test_trials_that_broke_before_their_first_score_count_too() -> None:
 def test_believing_in_one_candidate_lowers_the_worth_of_its_neighbours() -> None:
     model = Surrogate(PARABOLA, expected_peak=0.01)
     asked = [schedule(0.03, 25), schedule(0.01, 0)]
-    before, after = model.improvement(asked), model.believing(schedule(0.03)).improvement(asked)
+    before, after = model.improvement(asked), model.fantasize(schedule(0.03)).improvement(asked)
     assert after[0] < before[0]
     assert after[0] / before[0] < after[1] / before[1]
 
@@ -97,9 +97,9 @@ def test_shapes_are_told_by_what_they_hold_back() -> None:
 
 
 def trace(losses: list[float]) -> Trace:
-    """A checkpoint every ten steps."""
+    """An evaluation every ten steps."""
     flat = np.ones(10 * len(losses))
-    marks = tuple(Checkpoint(10 * i, loss + 0.5, loss) for i, loss in enumerate(losses, 1))
+    marks = tuple(Evaluation(10 * i, loss + 0.5, loss) for i, loss in enumerate(losses, 1))
     return Trace(flat, flat, flat, marks)
 
 
@@ -125,5 +125,5 @@ def test_loops_that_never_validate_are_scored_by_their_training_loss() -> None:
 
 def test_until_a_loop_validates_its_training_loss_is_the_score() -> None:
     losses = np.arange(30.0)
-    late = Trace(losses, losses, losses, (Checkpoint(25, 1.0, math.nan),))
+    late = Trace(losses, losses, losses, (Evaluation(25, 1.0, math.nan),))
     assert scores(late, HORIZON, 10, None) == ((10, 4.5), (20, 14.5), (25, 1.0))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autowarmup.trace import Checkpoint, Trace
+from autowarmup.training.trace import Evaluation, Trace
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
@@ -24,20 +24,20 @@ def traces(draw: st.DrawFn, start: int | None = None) -> Trace:
     columns = [np.array(draw(st.lists(numbers, min_size=size, max_size=size)), np.float64) for _ in range(3)]
     first = draw(st.integers(0, 10**9)) if start is None else start
     names = draw(st.sets(st.text(min_size=1, max_size=5).filter(lambda name: "\0" not in name), max_size=3))
-    checkpoints = tuple(
-        Checkpoint(first + step, draw(numbers), draw(numbers), {name: draw(numbers) for name in sorted(names)})
+    evaluations = tuple(
+        Evaluation(first + step, draw(numbers), draw(numbers), {name: draw(numbers) for name in sorted(names)})
         for step in sorted(draw(st.sets(st.integers(1, 8), max_size=3)))
     )
-    return Trace(columns[0], columns[1], columns[2], checkpoints, first)
+    return Trace(columns[0], columns[1], columns[2], evaluations, first)
 
 
 def assert_same(one: Trace, other: Trace) -> None:
-    for name in ("rate", "loss", "grad_norm", "steps"):
+    for name in ("lr", "loss", "grad_norm", "steps"):
         assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
         assert getattr(one, name).dtype == getattr(other, name).dtype
     assert one.start == other.start
-    assert len(one.checkpoints) == len(other.checkpoints)
-    for ours, theirs in zip(one.checkpoints, other.checkpoints, strict=True):
+    assert len(one.evaluations) == len(other.evaluations)
+    for ours, theirs in zip(one.evaluations, other.evaluations, strict=True):
         assert repr(ours) == repr(theirs)  # NaN does not equal itself
 
 
@@ -59,7 +59,7 @@ def test_consecutive_parts_join(first: Trace, data: st.DataObject) -> None:
     assert (whole.start, whole.end) == (first.start, second.end)
     assert whole.steps.tolist() == [*first.steps.tolist(), *second.steps.tolist()]
     assert np.array_equal(whole.loss, np.concatenate([first.loss, second.loss]), equal_nan=True)
-    assert whole.checkpoints == first.checkpoints + second.checkpoints
+    assert whole.evaluations == first.evaluations + second.evaluations
     assert_same(Trace.join([whole]), whole)
 
 
@@ -80,23 +80,23 @@ def test_columns_of_different_lengths_are_a_bug() -> None:
         Trace(np.ones(2), np.ones(2), np.ones(1))
 
 
-def test_a_metric_that_one_checkpoint_lacks_comes_back_as_nan() -> None:
-    checkpoints = (Checkpoint(1, 1.0, 1.0, {"accuracy": 0.5}), Checkpoint(2, 1.0, 1.0, {"f1": 0.25}))
-    trace = Trace(np.ones(2), np.ones(2), np.ones(2), checkpoints)
-    first, second = Trace.from_bytes(trace.to_bytes()).checkpoints
+def test_a_metric_that_one_evaluation_lacks_comes_back_as_nan() -> None:
+    evaluations = (Evaluation(1, 1.0, 1.0, {"accuracy": 0.5}), Evaluation(2, 1.0, 1.0, {"f1": 0.25}))
+    trace = Trace(np.ones(2), np.ones(2), np.ones(2), evaluations)
+    first, second = Trace.from_bytes(trace.to_bytes()).evaluations
     assert first.metrics["accuracy"] == 0.5
     assert math.isnan(first.metrics["f1"])
     assert second.metrics["f1"] == 0.25
 
 
 def test_the_score_is_the_ema_loss_where_there_is_one() -> None:
-    assert Checkpoint(1, val_loss=2.0, val_loss_ema=1.0).score == 1.0
-    assert Checkpoint(1, val_loss=2.0, val_loss_ema=math.nan).score == 2.0
-    assert Checkpoint(1, val_loss=2.0, val_loss_ema=math.inf).score == math.inf
+    assert Evaluation(1, val_loss=2.0, val_loss_ema=1.0).score == 1.0
+    assert Evaluation(1, val_loss=2.0, val_loss_ema=math.nan).score == 2.0
+    assert Evaluation(1, val_loss=2.0, val_loss_ema=math.inf).score == math.inf
 
 
 def test_numpy_alone_reads_the_bytes() -> None:
-    trace = Trace(np.array([0.1]), np.array([2.0]), np.array([math.nan]), (Checkpoint(1, 1.5, math.inf),))
+    trace = Trace(np.array([0.1]), np.array([2.0]), np.array([math.nan]), (Evaluation(1, 1.5, math.inf),))
     with np.load(io.BytesIO(trace.to_bytes()), allow_pickle=False) as arrays:
         assert arrays["loss"].tolist() == [2.0]
         assert arrays["val_loss_ema"].tolist() == [math.inf]

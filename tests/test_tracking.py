@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from autowarmup.errors import InputError, StudyError, TrackingError
-from autowarmup.store import StudyStore
-from autowarmup.tracking import Delivery, Mirror, check_uri, default_uri, sync, tracking_uri
+from autowarmup.study.delivery import Delivery
+from autowarmup.study.store import StudyStore
+from autowarmup.tracking import Mirror, check_uri, default_uri, sync, tracking_uri
 from tests.mlflow_server import HORIZON, STARTED, Server, Study, alive, blackhole, children, free_port, wait_until
 
 Content = dict[str, dict[str, Any]]
@@ -198,7 +199,7 @@ def test_unstable_trials_are_found_by_their_outcome(delivered: Path) -> None:
     assert unstable.info.run_name == "trial 2"
     assert unstable.data.tags["instability"] == "non-finite"
     assert unstable.data.metrics["instability_step"] == 27
-    assert unstable.data.metrics["instability_rate"] == 0.02
+    assert unstable.data.metrics["instability_lr"] == 0.02
     assert "not finite since step 27" in unstable.data.tags["mlflow.note.content"]
     (spiked,) = runs(default_uri(delivered), 'tags.spikes = "1"')
     assert spiked.info.run_name == "trial 0"
@@ -228,11 +229,11 @@ def test_step_metrics_are_those_of_the_trace(delivered: Path) -> None:
     store.close()
     metrics = content(default_uri(delivered))["trial 0"]["metrics"]
     trace = trial.trace
-    for key, column in (("learning_rate", trace.rate), ("loss", trace.loss), ("grad_norm", trace.grad_norm)):
+    for key, column in (("learning_rate", trace.lr), ("loss", trace.loss), ("grad_norm", trace.grad_norm)):
         assert [(step, value) for step, _, value in metrics[key]] == list(enumerate(column.tolist()))
     assert [step for step, _, _ in metrics["val_loss"]] == [20, 40, 60]
     assert [value for _, _, value in metrics["val_top_1"]] == [0.5, 0.5, 0.5]
-    assert metrics["final_val_loss"][0][2] == trace.checkpoints[-1].val_loss
+    assert metrics["final_val_loss"][0][2] == trace.evaluations[-1].val_loss
     assert metrics["loss"][0][1] == STARTED * 1000 + 100
 
 

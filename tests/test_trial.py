@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from autowarmup import Schedule
-from autowarmup.task import ModelTask, TrainSettings
-from autowarmup.trace import Trace
-from autowarmup.trial import Trial
+from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.task import ModelTask
+from autowarmup.training.trace import Trace
+from autowarmup.training.trial import ModelTrial
 from tests.tasks import digits, linear, loaders, mlp
 
 SCHEDULE = Schedule(peak=0.01, horizon=30, warmup_steps=7, shape="linear")
@@ -32,10 +34,10 @@ def trained(trained_task: ModelTask, schedule: Schedule = SCHEDULE, seed: int = 
     return Trace.join(list(trained_task.trial(schedule, seed, 10, None).run(schedule.horizon)))
 
 
-def paused(trial: Trial) -> io.BytesIO:
+def paused(trial: ModelTrial) -> io.BytesIO:
     """All that is kept of a trial that pauses."""
     file = io.BytesIO()
-    trial.pause(file)
+    assert trial.save(lambda: nullcontext(file))
     file.seek(0)
     return file
 
@@ -44,14 +46,14 @@ def same(first: Trace, second: Trace) -> bool:
     return first.to_bytes() == second.to_bytes()
 
 
-def test_records_every_step_and_validates_at_checkpoints() -> None:
+def test_records_every_step_and_validates_at_evaluations() -> None:
     trace = trained(task(metrics={"accuracy": lambda output, target: (output.argmax(1) == target).float().mean()}))
-    assert trace.rate.tolist() == SCHEDULE.curve().tolist()
+    assert trace.lr.tolist() == SCHEDULE.curve().tolist()
     assert np.isfinite(trace.loss).all()
     assert (trace.grad_norm > 0).all()
-    assert [checkpoint.step for checkpoint in trace.checkpoints] == [10, 20, 30]
-    last = trace.checkpoints[-1]
-    assert last.val_loss < trace.checkpoints[0].val_loss
+    assert [evaluation.step for evaluation in trace.evaluations] == [10, 20, 30]
+    last = trace.evaluations[-1]
+    assert last.val_loss < trace.evaluations[0].val_loss
     assert last.metrics["accuracy"] > 0.6
     assert last.val_loss != last.val_loss_ema
 
@@ -60,7 +62,7 @@ def test_matches_a_loop_written_by_hand() -> None:
     """Plain PyTorch with the same weights and batches gives the same losses and validation loss."""
     trace = trained(task(linear))
     made = task(linear)
-    model, batches = made.build_model(0), iter(made.trial(SCHEDULE, 0, 10, None)._batches)
+    model, batches = made.recipe.build_model(0), iter(made.trial(SCHEDULE, 0, 10, None)._batches)
     optimizer = torch.optim.AdamW(model.parameters())
     scheduler = SCHEDULE.scheduler(optimizer)
     losses = []
@@ -74,7 +76,7 @@ def test_matches_a_loop_written_by_hand() -> None:
         losses.append(loss.item())
     x_val, y_val = map(torch.from_numpy, digits()[1])
     np.testing.assert_allclose(trace.loss, losses, rtol=1e-5)
-    assert trace.checkpoints[-1].val_loss == pytest.approx(nn.functional.cross_entropy(model(x_val), y_val).item())
+    assert trace.evaluations[-1].val_loss == pytest.approx(nn.functional.cross_entropy(model(x_val), y_val).item())
 
 
 class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -147,7 +149,7 @@ def test_leaves_global_random_states_and_the_users_objects_alone(data: Any) -> N
 def test_accumulation_counts_optimizer_steps() -> None:
     """Two batches of 32 make the step that one of 64 makes; the rate follows optimizer steps."""
     whole, halves = trained(task(linear)), trained(task(linear, batch_size=32, accumulate=2))
-    assert halves.rate.tolist() == whole.rate.tolist()
+    assert halves.lr.tolist() == whole.lr.tolist()
     np.testing.assert_allclose(halves.loss[:9], whole.loss[:9], rtol=1e-4)
 
 
@@ -157,7 +159,7 @@ def test_clipping_limits_the_step_and_records_the_norm_before_it() -> None:
 
     free, clipped = trained(task(linear, optimizer=sgd)), trained(task(linear, optimizer=sgd, clip_norm=1e-9))
     assert clipped.grad_norm[0] == free.grad_norm[0] > 1e-3
-    assert clipped.checkpoints[-1].val_loss > free.checkpoints[-1].val_loss
+    assert clipped.evaluations[-1].val_loss > free.evaluations[-1].val_loss
 
 
 def test_parameter_groups_keep_their_ratio() -> None:
@@ -180,7 +182,7 @@ def trial_rate(step: int) -> float:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_trains(precision: str) -> None:
     trace = trained(task(precision=precision))
-    assert trace.checkpoints[-1].val_loss < trace.checkpoints[0].val_loss
+    assert trace.evaluations[-1].val_loss < trace.evaluations[0].val_loss
 
 
 def test_a_step_that_the_scaler_skips_has_rate_zero() -> None:
@@ -191,7 +193,7 @@ def test_a_step_that_the_scaler_skips_has_rate_zero() -> None:
 
     made = task(linear, loss=huge, precision="fp16")
     trace = trained(made)
-    skipped = trace.rate == 0.0
+    skipped = trace.lr == 0.0
     assert skipped.any()
     assert np.isinf(trace.grad_norm[skipped]).all()
     assert np.isfinite(trace.grad_norm[~skipped]).all()
@@ -230,7 +232,7 @@ class Dictionaries:
 def test_models_that_return_their_loss(wrap: Any) -> None:
     made = task(lambda: OwnLoss(wrap), data=(Dictionaries(0), Dictionaries(1)))
     trace = trained(made)
-    assert trace.checkpoints[-1].val_loss < trace.checkpoints[0].val_loss
+    assert trace.evaluations[-1].val_loss < trace.evaluations[0].val_loss
 
 
 def test_the_loss_of_the_trivial_predictor() -> None:
@@ -245,7 +247,7 @@ def test_the_loss_of_the_trivial_predictor() -> None:
 
 def test_averaged_weights_include_buffers() -> None:
     """With BatchNorm the averaged model's validation makes sense only with averaged statistics."""
-    last = trained(task(mlp), SCHEDULE.model_copy(update={"peak": 0.03})).checkpoints[-1]
+    last = trained(task(mlp), SCHEDULE.model_copy(update={"peak": 0.03})).evaluations[-1]
     assert last.val_loss_ema < 2.0 * last.val_loss
 
 
@@ -269,7 +271,7 @@ class Masked(nn.Module):
 def test_buffers_of_all_kinds_are_averaged_saved_and_restored() -> None:
     made = task(Masked)
     whole = trained(made)
-    assert all(np.isfinite(checkpoint.val_loss_ema) for checkpoint in whole.checkpoints)
+    assert all(np.isfinite(evaluation.val_loss_ema) for evaluation in whole.evaluations)
     first = made.trial(SCHEDULE, 0, 10, None)
     parts = list(first.run(10))
     parts += list(made.trial(SCHEDULE, 0, 10, paused(first)).run(30))
@@ -277,7 +279,7 @@ def test_buffers_of_all_kinds_are_averaged_saved_and_restored() -> None:
 
 
 def test_the_average_of_half_precision_weights_follows_them() -> None:
-    from autowarmup.average import AveragedWeights
+    from autowarmup.training.average import AveragedWeights
 
     model = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
     with torch.no_grad():
@@ -330,7 +332,7 @@ def test_steps_that_all_overflow_are_recorded_as_such() -> None:
             return self.seen > 2
 
     trace = trained(task(lambda: Broken(64, 10), precision="fp16"))
-    assert (trace.rate[2:] == 0.0).all()
+    assert (trace.lr[2:] == 0.0).all()
     assert np.isinf(trace.grad_norm[2:]).all()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from autowarmup import Schedule
-from autowarmup.verdict import Comparison, Interval, judge
+from autowarmup.search.verdict import Comparison, Interval, judge
 
 NAMES = ("tuned", "no warm-up", "untuned rule")
 DURATIONS = (30, 0, 50)

@@ -1,18 +1,14 @@
-"""What a study asks of an engine, and what an engine asks of a task."""
+"""What a study asks of an engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-from autowarmup.instability import Detectors
-from autowarmup.schedule import Schedule
-from autowarmup.store import Report, TrialSpec
-from autowarmup.trace import Trace
-
-if TYPE_CHECKING:
-    from autowarmup.distributed import Group
+from autowarmup.instability.monitor import Detectors
+from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.training.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -25,8 +21,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """How trials are watched: detectors' settings, validation interval in steps, trivial loss where known."""
+class MonitorSettings:
+    """How trials are monitored.
+
+    Args:
+        detectors: the detectors' settings.
+        eval_every: optimizer steps between two validations.
+        trivial_loss: the loss of the best prediction that ignores its input; None where it is not known.
+    """
 
     detectors: Detectors
     eval_every: int
@@ -37,38 +39,13 @@ Observe = Callable[[TrialSpec, Trace], None]
 """Told of each block of steps as it is seen, for progress; must be quick."""
 
 
-class RunningTrial(Protocol):
-    """A trial under way, at optimizer step ``step``."""
-
-    step: int
-
-    def run(self, until: int) -> Iterator[Trace]: ...
-
-    def close(self) -> None: ...
-
-
-class Task(Protocol):
-    """What is trained: a model on data, or a loop of the user's own."""
-
-    current_peak: float
-    beta2: float
-    trivial_loss: float | None
-
-    @property
-    def steps_per_epoch(self) -> int | None: ...
-
-    def describe(self) -> dict[str, Any]: ...
-
-    def join(self, group: Group) -> None: ...
-
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> RunningTrial: ...
-
-
 class Engine(Protocol):
     """Where trials run."""
 
-    def run(self, segments: Sequence[Segment], watch: Watch, observe: Observe) -> Iterator[Report]:
-        """Runs the segments, in any order, and yields each one's report as soon as it has ended."""
+    def run(
+        self, segments: Sequence[Segment], monitoring: MonitorSettings, observe: Observe
+    ) -> Iterator[SegmentResult]:
+        """Runs the segments, in any order, and yields each one's result as soon as it has ended."""
 
     def release(self, number: int) -> None:
         """Trial ``number`` has ended: what was kept for it can go."""

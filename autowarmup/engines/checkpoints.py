@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from autowarmup.errors import StudyError
 
 if TYPE_CHECKING:
-    from autowarmup.trial import Writable
+    from autowarmup.training.base import Writable
 
 CHUNK = 2**20
 

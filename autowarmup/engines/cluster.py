@@ -17,9 +17,9 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from autowarmup.engines.crew import Crew
 from autowarmup.engines.settings import SECRET, RaySettings
-from autowarmup.engines.worker import Bytes, Home, Worker, versions
+from autowarmup.engines.worker import Bytes, Worker, WorkerInfo, versions
+from autowarmup.engines.worker_group import WorkerGroup
 from autowarmup.errors import ClusterError, InputError
 
 LOOK_S = 2.0
@@ -85,27 +85,29 @@ class Cluster:
                 f"call again: the study goes on where it stopped"
             )
 
-    def hire(self) -> Crew:
+    def start_workers(self) -> WorkerGroup:
         """A new worker, at once; it starts as soon as it has a place."""
         worker = ray.remote(Worker)
         if self._processes == 1:
-            crew = Crew([worker.options(**self._options).remote()])
+            group = WorkerGroup([worker.options(**self._options).remote()])
         else:
             place = ray.util.placement_group([self._wanted] * self._processes, strategy="PACK")
-            seats = [PlacementGroupSchedulingStrategy(place, rank) for rank in range(self._processes)]
-            options = [self._options | {"scheduling_strategy": seat} for seat in seats]
-            crew = Crew([worker.options(**o).remote(rank, self._processes) for rank, o in enumerate(options)], place)
-        crew.greet()
-        return crew
+            bundles = [PlacementGroupSchedulingStrategy(place, rank) for rank in range(self._processes)]
+            options = [self._options | {"scheduling_strategy": bundle} for bundle in bundles]
+            group = WorkerGroup(
+                [worker.options(**o).remote(rank, self._processes) for rank, o in enumerate(options)], place
+            )
+        group.handshake()
+        return group
 
-    def dismiss(self, crew: Crew) -> None:
+    def stop_workers(self, group: WorkerGroup) -> None:
         """Ends a worker. To give back the place of several processes needs the head, which would be waited for; without
         it, the place goes with the driver."""
-        crew.end()
-        if crew.place is not None and self.answers:
-            ray.util.remove_placement_group(crew.place)
+        group.end()
+        if group.placement_group is not None and self.answers:
+            ray.util.remove_placement_group(group.placement_group)
 
-    def places(self) -> int:
+    def capacity(self) -> int:
         """Workers that fit into the cluster as it is."""
         processes = sum(_fitting(node["Resources"], self._wanted) for node in ray.nodes() if node["Alive"])
         return processes // self._processes
@@ -159,14 +161,14 @@ def packed(task: Any) -> Bytes:
             ray.cloudpickle.unregister_pickle_by_value(module)
 
 
-def check_versions(home: Home) -> None:
+def check_versions(worker: WorkerInfo) -> None:
     """Raises:
     ClusterError: a worker's versions aren't the driver's.
     """
-    odd = {name: (there, versions()[name]) for name, there in home.versions.items() if there != versions()[name]}
+    odd = {name: (there, versions()[name]) for name, there in worker.versions.items() if there != versions()[name]}
     if odd:
         differences = ", ".join(f"{name} {there} (here {here})" for name, (there, here) in odd.items())
-        raise ClusterError(f"the worker on {home.host} has {differences}: driver and workers must have the same")
+        raise ClusterError(f"the worker on {worker.host} has {differences}: driver and workers must have the same")
 
 
 def _connect(settings: RaySettings) -> None:

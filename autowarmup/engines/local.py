@@ -7,10 +7,11 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from autowarmup.engines.base import Observe, RunningTrial, Segment, Task, Watch
+from autowarmup.engines.base import MonitorSettings, Observe, Segment
 from autowarmup.engines.checkpoints import Checkpoints
-from autowarmup.engines.segment import SegmentRun, Trials
-from autowarmup.store import Report
+from autowarmup.engines.segment import ActiveSegment, PausedTrials
+from autowarmup.search.trials import SegmentResult
+from autowarmup.training.base import RunningTrial, Task
 
 
 class LocalEngine:
@@ -22,18 +23,20 @@ class LocalEngine:
     """
 
     def __init__(self, task: Task, folder: Path) -> None:
-        self._trials, self._checkpoints = Trials(task), Checkpoints(folder)
+        self._trials, self._checkpoints = PausedTrials(task), Checkpoints(folder)
 
-    def run(self, segments: Sequence[Segment], watch: Watch, observe: Observe) -> Iterator[Report]:
+    def run(
+        self, segments: Sequence[Segment], monitoring: MonitorSettings, observe: Observe
+    ) -> Iterator[SegmentResult]:
         """Runs the segments in their order."""
         for segment in segments:
-            run = SegmentRun(segment, watch, partial(self._begun, segment, watch))
-            with closing(run.blocks()) as blocks:
+            active = ActiveSegment(segment, monitoring, partial(self._begun, segment, monitoring))
+            with closing(active.blocks()) as blocks:
                 for block in blocks:
                     if len(block):
                         observe(segment.spec, block)
-            self._trials.put_away(run, partial(self._checkpoints.writing, segment.spec.number, segment.until))
-            yield run.report
+            self._trials.pause(active, partial(self._checkpoints.writing, segment.spec.number, segment.until))
+            yield active.result
 
     def release(self, number: int) -> None:
         """Forgets trial ``number``: its checkpoints, and its loop where one waits."""
@@ -44,6 +47,6 @@ class LocalEngine:
         """Ends the loops that wait."""
         self._trials.close()
 
-    def _begun(self, segment: Segment, watch: Watch) -> RunningTrial:
+    def _begun(self, segment: Segment, monitoring: MonitorSettings) -> RunningTrial:
         with self._checkpoints.reading(segment.spec.number, segment.past.end) as file:
-            return self._trials.begun(segment, watch, file)
+            return self._trials.begun(segment, monitoring, file)

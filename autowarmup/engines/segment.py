@@ -1,44 +1,42 @@
-"""A segment under way, watched block by block: the same wherever it runs."""
+"""A segment under way, monitored block by block: the same on every engine."""
 
 from __future__ import annotations
 
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 
-from autowarmup.engines.base import RunningTrial, Segment, Task, Watch
-from autowarmup.instability import Instability, Monitor
-from autowarmup.store import Report
-from autowarmup.trace import Trace
+from autowarmup.engines.base import MonitorSettings, Segment
+from autowarmup.instability.instability import Instability
+from autowarmup.instability.monitor import Monitor
+from autowarmup.search.trials import SegmentResult
+from autowarmup.training.base import OpenState, RunningTrial, Task
+from autowarmup.training.trace import Trace
 
-if TYPE_CHECKING:
-    from autowarmup.trial import Writable
 
-
-class SegmentRun:
+class ActiveSegment:
     """Runs one segment.
 
     Args:
         segment: which.
-        watch: how it is watched.
-        begin: makes its trial, or takes it from where it waits.
+        monitoring: the detectors and how often to validate.
+        begin: makes the trial, or takes up the one that is paused.
 
     Attributes:
         trial: after :meth:`blocks`, the trial that can go on; None where it is over.
     """
 
-    def __init__(self, segment: Segment, watch: Watch, begin: Callable[[], RunningTrial]) -> None:
+    def __init__(self, segment: Segment, monitoring: MonitorSettings, begin: Callable[[], RunningTrial]) -> None:
         self.segment = segment
         self.trial: RunningTrial | None = None
         self._begin = begin
-        self._patient = segment.spec.patient
-        self._monitor = watch.detectors.monitor(segment.spec.schedule.horizon, watch.trivial_loss)
+        self._stop_only_on_nonfinite = segment.spec.stop_only_on_nonfinite
+        self._monitor = monitoring.detectors.monitor(segment.spec.schedule.horizon, monitoring.trivial_loss)
         self._parts: list[Trace] = []
-        self._verdict: Instability | None = None
+        self._instability: Instability | None = None
         self._error: str | None = None
         self._started_at, self._clock = time.time(), time.perf_counter()
 
@@ -47,35 +45,37 @@ class SegmentRun:
         code. While a trial catches up to where the segment starts, the blocks are empty. Close the iterator where it
         isn't exhausted."""
         segment = self.segment
-        watched(self._monitor, segment.past, patient=self._patient)
+        first_fatal(self._monitor, segment.past, stop_only_on_nonfinite=self._stop_only_on_nonfinite)
         self._seen = len(self._monitor.events)
         try:
             self.trial = self._begin()
             for _ in self.trial.run(segment.past.end):
                 yield Trace.empty(segment.past.end)
             for block in self.trial.run(segment.until):
-                self._verdict = watched(self._monitor, block, patient=self._patient)
+                self._instability = first_fatal(
+                    self._monitor, block, stop_only_on_nonfinite=self._stop_only_on_nonfinite
+                )
                 self._parts.append(block)
                 yield block
-                if self._verdict is not None:
+                if self._instability is not None:
                     break
         except Exception:  # noqa: BLE001 - whatever the user's code raises is this trial's outcome
             self._error = traceback.format_exc()
         except BaseException:
             self._end()
             raise
-        if self._verdict or self._error or segment.until == segment.spec.schedule.horizon:
+        if self._instability or self._error or segment.until == segment.spec.schedule.horizon:
             self._end()
 
     @property
-    def report(self) -> Report:
-        """How it went, after :meth:`blocks`."""
+    def result(self) -> SegmentResult:
+        """What it came to, after :meth:`blocks`."""
         segment = self.segment
-        return Report(
+        return SegmentResult(
             number=segment.spec.number,
             until=segment.until,
             trace=Trace.join(self._parts, start=segment.past.end),
-            verdict=self._verdict,
+            instability=self._instability,
             events=_recorded(self._monitor.events, self._seen),
             error=self._error,
             started_at=self._started_at,
@@ -88,62 +88,62 @@ class SegmentRun:
             self.trial = None
 
 
-class Trials:
-    """A task's trials in one process. Between segments a model's trial is written to a file; a loop of the user's own
-    waits here."""
+class PausedTrials:
+    """The paused trials of a task in one process.
+
+    Between segments a model's trial is written to a file; a training loop of the user's own waits in memory.
+    """
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._waiting: dict[int, RunningTrial] = {}
+        self._in_memory: dict[int, RunningTrial] = {}
 
-    def begun(self, segment: Segment, watch: Watch, state: IO[bytes] | None) -> RunningTrial:
-        """The segment's trial: the one that waits, or else a new one, from ``state`` where there is one."""
+    def begun(self, segment: Segment, monitoring: MonitorSettings, state: IO[bytes] | None) -> RunningTrial:
+        """The segment's trial: the one that waits in memory, or else a new one, from ``state`` where there is one."""
         spec = segment.spec
-        if waiting := self._waiting.pop(spec.number, None):
+        if waiting := self._in_memory.pop(spec.number, None):
             return waiting
-        return self._task.trial(spec.schedule, spec.seed, watch.eval_every, state)
+        return self._task.trial(spec.schedule, spec.seed, monitoring.eval_every, state)
 
-    def put_away(self, run: SegmentRun, writing: Callable[[], AbstractContextManager[Writable]]) -> None:
-        """Has a trial that can go on wait. The run lets go of it."""
-        from autowarmup.trial import Trial
-
-        trial, run.trial = run.trial, None
-        if isinstance(trial, Trial):
-            with writing() as file:
-                trial.pause(file)
-        elif trial is not None:
-            self._waiting[run.segment.spec.number] = trial
+    def pause(self, active: ActiveSegment, open_state: OpenState) -> None:
+        """Keeps the segment's trial, where it can go on: written to a file, or else in memory."""
+        trial, active.trial = active.trial, None
+        if trial is not None and not trial.save(open_state):
+            self._in_memory[active.segment.spec.number] = trial
 
     def waits(self, number: int) -> bool:
         """Whether trial ``number`` is a loop that waits here."""
-        return number in self._waiting
+        return number in self._in_memory
 
     def forget(self, number: int) -> None:
         """Trial ``number`` is over: its loop, where one waits, is told to stop."""
-        if waiting := self._waiting.pop(number, None):
+        if waiting := self._in_memory.pop(number, None):
             waiting.close()
 
     def close(self) -> None:
         """Tells all loops that wait to stop."""
-        for number in [*self._waiting]:
+        for number in [*self._in_memory]:
             self.forget(number)
 
 
-def watched(monitor: Monitor, trace: Trace, *, patient: bool = False) -> Instability | None:
-    """Shows a trace to the monitor; the first fatal verdict, if any. A validation loss that is not finite is one too:
-    the monitor sees it as the loss of its step. With ``patient``, only what is not finite is fatal."""
-    broken = {c.step - 1: c.val_loss for c in trace.checkpoints if not np.isfinite(c.val_loss)}
-    for step, rate, loss, norm in zip(trace.steps, trace.rate, trace.loss, trace.grad_norm, strict=True):
+def first_fatal(monitor: Monitor, trace: Trace, *, stop_only_on_nonfinite: bool = False) -> Instability | None:
+    """Shows a trace to the monitor, up to the first fatal instability, which is returned.
+
+    A validation loss that is not finite is one: the monitor sees it as the loss of its step. With
+    ``stop_only_on_nonfinite``, only what is not finite is fatal.
+    """
+    broken = {e.step - 1: e.val_loss for e in trace.evaluations if not np.isfinite(e.val_loss)}
+    for step, lr, loss, norm in zip(trace.steps, trace.lr, trace.loss, trace.grad_norm, strict=True):
         value = broken.get(int(step), float(loss))
-        found = monitor.observe(int(step), float(rate), value, float(norm))
-        if found is not None and found.fatal and (not patient or found.kind == "non-finite"):
+        found = monitor.observe(int(step), float(lr), value, float(norm))
+        if found is not None and found.fatal and (not stop_only_on_nonfinite or found.kind == "non-finite"):
             return found
     return None
 
 
 def _recorded(events: Sequence[Instability], seen: int) -> tuple[Instability, ...]:
-    """What is new after the first ``seen`` verdicts and ended nothing: of those that a patient trial survived, each
-    fatal kind once."""
+    """The instabilities after the first ``seen`` ones that did not end the trial. A fatal kind that a
+    ``stop_only_on_nonfinite`` trial survives is recorded once."""
     survived = {event.kind for event in events[:seen] if event.fatal}
     recorded = []
     for event in events[seen:]:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from autowarmup.schedule import Frozen
+from autowarmup.values import Frozen
 
 SECRET = "MLFLOW_"
 """Environment variables of this prefix never reach a worker: only the driver's side speaks to MLflow."""

@@ -16,49 +16,50 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from autowarmup.engines.base import RunningTrial, Segment, Task, Watch
-from autowarmup.engines.segment import SegmentRun, Trials
+from autowarmup.engines.base import MonitorSettings, Segment
+from autowarmup.engines.segment import ActiveSegment, PausedTrials
 from autowarmup.engines.settings import SECRET
-from autowarmup.store import Report
-from autowarmup.trace import Trace
+from autowarmup.search.trials import SegmentResult
+from autowarmup.training.base import RunningTrial, Task
+from autowarmup.training.trace import Trace
 
 if TYPE_CHECKING:
-    from autowarmup.distributed import Group
+    from autowarmup.training.distributed import Group
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 """Travels through Ray's object store without copies."""
 
 INTERVAL_S = 1.0
-"""Seconds of training between two parcels."""
+"""Seconds of training between two updates."""
 
 
 @dataclass(frozen=True)
-class Home:
+class WorkerInfo:
     """Where a worker's process lives, and with which versions. Where several train together, they meet at the first
-    one's ``door``, an address and a port."""
+    one's ``rendezvous``, an address and a port."""
 
     node: str
     host: str
     pid: int
     versions: dict[str, str]
-    door: tuple[str, int] | None
+    rendezvous: tuple[str, int] | None
 
 
 @dataclass(frozen=True)
-class Parcel:
+class WorkerUpdate:
     """What a worker hands over at a time.
 
     Args:
-        blocks: what the trial recorded since the last parcel.
+        blocks: what the trial recorded since the last update.
         slowest_s: the longest wait between two blocks, in seconds, but for the first in the worker's life.
-        report: how the segment went; None while it is under way.
+        result: how the segment went; None while it is under way.
         state: the paused trial, where there is one.
         waits: whether the paused trial, a loop of the user's own, waits in the worker.
     """
 
     blocks: tuple[Trace, ...]
     slowest_s: float
-    report: Report | None = None
+    result: SegmentResult | None = None
     state: Bytes | None = None
     waits: bool = False
 
@@ -81,25 +82,25 @@ class Worker:
         self._rank, self._size = rank, size
         self._warm = False
 
-    def hello(self) -> Home:
+    def info(self) -> WorkerInfo:
         """Says where it is."""
-        door = self._open() if self._size > 1 and self._rank == 0 else None
-        return Home(ray.get_runtime_context().get_node_id(), platform.node(), os.getpid(), versions(), door)
+        rendezvous = self._open() if self._size > 1 and self._rank == 0 else None
+        return WorkerInfo(ray.get_runtime_context().get_node_id(), platform.node(), os.getpid(), versions(), rendezvous)
 
-    def take(self, packed: Bytes, door: tuple[str, int] | None) -> None:
+    def receive_task(self, packed: Bytes, rendezvous: tuple[str, int] | None) -> None:
         """Takes the task, once, and meets the others."""
         task: Task = ray.cloudpickle.loads(packed)
-        if door is not None:
-            task.join(self._met(*door))
-        self._trials = Trials(task)
+        if rendezvous is not None:
+            task.join(self._met(*rendezvous))
+        self._trials = PausedTrials(task)
 
-    def begin(self, segment: Segment, watch: Watch, state: Bytes | None) -> Parcel:
+    def begin(self, segment: Segment, monitoring: MonitorSettings, state: Bytes | None) -> WorkerUpdate:
         """Begins a segment, from ``state`` where its trial was paused."""
-        self._run = SegmentRun(segment, watch, partial(self._begun, segment, watch, state))
-        self._blocks = self._run.blocks()
-        return self.go_on()
+        self._active = ActiveSegment(segment, monitoring, partial(self._begun, segment, monitoring, state))
+        self._blocks = self._active.blocks()
+        return self.advance()
 
-    def go_on(self) -> Parcel:
+    def advance(self) -> WorkerUpdate:
         """Goes on with the segment."""
         start = last = time.monotonic()
         slowest = 0.0
@@ -112,49 +113,49 @@ class Worker:
             if len(block):
                 blocks.append(block)
             if now - start > INTERVAL_S:
-                return Parcel(tuple(blocks), slowest)
+                return WorkerUpdate(tuple(blocks), slowest)
         return self._end(tuple(blocks), slowest)
 
-    def follow(self, segment: Segment, watch: Watch, state: Bytes | None) -> Report | None:
-        """Runs a whole segment beside the first process; a report where it failed here."""
-        run = SegmentRun(segment, watch, partial(self._begun, segment, watch, state))
-        for _ in run.blocks():
+    def follow(self, segment: Segment, monitoring: MonitorSettings, state: Bytes | None) -> SegmentResult | None:
+        """Runs a whole segment beside the first process; a result where it failed here."""
+        active = ActiveSegment(segment, monitoring, partial(self._begun, segment, monitoring, state))
+        for _ in active.blocks():
             pass
-        self._put_away(run)
-        return run.report if run.report.error else None
+        self._pause(active)
+        return active.result if active.result.error else None
 
     def forget(self, number: int) -> None:
         """Trial ``number`` is over: its loop has nothing to wait for."""
         self._trials.forget(number)
 
     def _open(self) -> tuple[str, int]:
-        from autowarmup.distributed import opened_store
+        from autowarmup.training.distributed import opened_store
 
         host: str = ray.util.get_node_ip_address()
         self._store = opened_store(host, self._size)
         return host, self._store.port
 
     def _met(self, host: str, port: int) -> Group:
-        from autowarmup.distributed import Group, found_store, use_interface
+        from autowarmup.training.distributed import Group, found_store, use_interface
 
         use_interface(ray.util.get_node_ip_address())
         if self._rank > 0:
             self._store = found_store(host, port, self._size)
         return Group.joined(self._rank, self._size, self._store)
 
-    def _end(self, blocks: tuple[Trace, ...], slowest: float) -> Parcel:
-        run = self._run
-        del self._run, self._blocks
-        state = self._put_away(run)
-        return Parcel(blocks, slowest, run.report, state, self._trials.waits(run.segment.spec.number))
+    def _end(self, blocks: tuple[Trace, ...], slowest: float) -> WorkerUpdate:
+        active = self._active
+        del self._active, self._blocks
+        state = self._pause(active)
+        return WorkerUpdate(blocks, slowest, active.result, state, self._trials.waits(active.segment.spec.number))
 
-    def _begun(self, segment: Segment, watch: Watch, state: Bytes | None) -> RunningTrial:
-        return self._trials.begun(segment, watch, None if state is None else io.BytesIO(state.data))
+    def _begun(self, segment: Segment, monitoring: MonitorSettings, state: Bytes | None) -> RunningTrial:
+        return self._trials.begun(segment, monitoring, None if state is None else io.BytesIO(state.data))
 
-    def _put_away(self, run: SegmentRun) -> Bytes | None:
-        """Has a trial that can go on wait; its state, where it could be written."""
+    def _pause(self, active: ActiveSegment) -> Bytes | None:
+        """Keeps a trial that can go on; returns its state, where it could be written."""
         file = io.BytesIO()
-        self._trials.put_away(run, lambda: nullcontext(file))
+        self._trials.pause(active, lambda: nullcontext(file))
         _free_device()
         return np.frombuffer(file.getbuffer(), np.uint8) if file.tell() else None
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autowarmup.result import TuneResult
-    from autowarmup.trace import Trace
+    from autowarmup.study.result import TuneResult
+    from autowarmup.training.trace import Trace
 
 
 def write_report(result: TuneResult, traces: Mapping[int, Trace], folder: str | Path) -> Path:

@@ -49,9 +49,9 @@ from autowarmup.report.style import (
     tag,
     title,
 )
-from autowarmup.result import TrialRecord, TuneResult
-from autowarmup.trace import Trace
-from autowarmup.verdict import Comparison, Interval
+from autowarmup.search.verdict import Comparison, Interval
+from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.training.trace import Trace
 
 Traces = Mapping[int, Trace]
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -69,10 +69,10 @@ def schedules(result: TuneResult, traces: Traces) -> Figure:
     for record in _back_to_front(result, searched):
         steps = np.unique(np.linspace(0, record.steps - 1, POINTS).astype(int))
         axes.plot(steps, [record.schedule.lr_at(int(step)) for step in steps], **_line(result, record))
-        _mark_onset(axes, record, record.instability.rate if record.instability else math.nan)
+        _mark_onset(axes, record, record.instability.lr if record.instability else math.nan)
     peaks = _peaks(searched)
     log_scale(axes, "y", min(peaks) / 20, max(peaks) * 1.6)
-    axes.set_xlim(-0.01 * result.config.total_steps, result.config.total_steps * 1.01)
+    axes.set_xlim(-0.01 * result.config.horizon, result.config.horizon * 1.01)
     axes.set(xlabel="optimizer step", ylabel="learning rate")
     title(axes, _counted(searched))
     legend(figure, [*_line_handles(result, searched), *_kind_handles(searched)])
@@ -82,7 +82,7 @@ def schedules(result: TuneResult, traces: Traces) -> Figure:
 def loss_curves(result: TuneResult, traces: Traces) -> Figure:
     """Smoothed training losses of the search, and where instability began."""
     searched = [record for record in _searched(result) if len(traces.get(record.number, ()))]
-    curves = {record.number: smooth(traces[record.number].loss, result.config.total_steps) for record in searched}
+    curves = {record.number: smooth(traces[record.number].loss, result.config.horizon) for record in searched}
     if not any(np.isfinite(curve).any() for curve in curves.values()):
         return notice("No trial recorded a finite training loss.")
     figure, axes = canvas()
@@ -99,7 +99,7 @@ def loss_curves(result: TuneResult, traces: Traces) -> Figure:
         log_scale(axes, "y", bottom, top)
     else:
         axes.set_ylim(bottom, top)
-    axes.set_xlim(-0.01 * result.config.total_steps, result.config.total_steps * 1.01)
+    axes.set_xlim(-0.01 * result.config.horizon, result.config.horizon * 1.01)
     axes.set(xlabel="optimizer step", ylabel="training loss, smoothed")
     label_ends(axes, ends)
     title(axes, _where_it_broke(searched))
@@ -156,7 +156,7 @@ def duration(result: TuneResult, traces: Traces) -> Figure:
     handles = _draw_finals(axes, completed)
     handles += _draw_confirmed(axes, result)
     durations = [r.schedule.duration for r in completed] + [c.schedule.duration for c in comparisons]
-    duration_scale(axes, "x", max(durations), result.config.total_steps)
+    duration_scale(axes, "x", max(durations), result.config.horizon)
     axes.margins(y=0.14)
     if min(losses) > 0 and max(losses) / min(losses) > 5:
         log_scale(axes, "y", min(losses) / 1.4, max(losses) * 1.4)
@@ -203,7 +203,7 @@ def fit_boundary(result: TuneResult) -> Boundary | None:
     records = _on_the_map(result)
     return Boundary.fit(
         np.array([record.schedule.peak for record in records]),
-        np.array([record.schedule.duration / result.config.total_steps for record in records]),
+        np.array([record.schedule.duration / result.config.horizon for record in records]),
         np.array([record.outcome == "unstable" for record in records], bool),
     )
 
@@ -235,13 +235,13 @@ def _on_the_map(result: TuneResult) -> list[TrialRecord]:
 def _rung_losses(pruned: Sequence[TrialRecord], traces: Traces) -> tuple[int, dict[int, float]]:
     """The losses of pruned trials at the first step at which one was pruned: there, and only there, all
     compare."""
-    checkpoints = {
-        record.number: {c.step: c.score for c in traces[record.number].checkpoints if math.isfinite(c.score)}
+    evaluations = {
+        record.number: {c.step: c.score for c in traces[record.number].evaluations if math.isfinite(c.score)}
         for record in pruned
         if record.number in traces
     }
-    rung = min((max(steps) for steps in checkpoints.values() if steps), default=0)
-    return rung, {number: steps[rung] for number, steps in checkpoints.items() if rung in steps}
+    rung = min((max(steps) for steps in evaluations.values() if steps), default=0)
+    return rung, {number: steps[rung] for number, steps in evaluations.items() if rung in steps}
 
 
 def _is_chosen(result: TuneResult, record: TrialRecord) -> bool:
@@ -283,7 +283,7 @@ def _where_it_broke(records: Sequence[TrialRecord]) -> str:
     found = [record.instability for record in records if record.instability]
     if not found:
         return "No trial became unstable"
-    lowest = min(instability.rate for instability in found)
+    lowest = min(instability.lr for instability in found)
     where = f"none below a rate of {lowest:.2g}" if len(found) > 1 else f"at a rate of {lowest:.2g}"
     return f"{len(found)} of {_several(len(records), 'trial')} became unstable, {where}"
 
@@ -294,7 +294,7 @@ def _stability_finding(result: TuneResult, records: Sequence[TrialRecord], bound
     if boundary is None:
         return counted
     peaks = [record.schedule.peak for record in records]
-    shares = [record.schedule.duration / result.config.total_steps for record in records]
+    shares = [record.schedule.duration / result.config.horizon for record in records]
     middle = float(np.mean(np.sqrt(shares)) ** 2)
     usual, shortest, longest = (boundary.critical_peak(share) for share in (middle, min(shares), max(shares)))
 
@@ -402,7 +402,7 @@ def _map_axes(axes: Axes, result: TuneResult, records: Sequence[TrialRecord]) ->
     peaks = [record.schedule.peak for record in records]
     log_scale(axes, "x", min(peaks) / 1.5, max(peaks) * 1.5)
     axes.set(xlabel="peak learning rate")
-    duration_scale(axes, "y", max(record.schedule.duration for record in records), result.config.total_steps)
+    duration_scale(axes, "y", max(record.schedule.duration for record in records), result.config.horizon)
 
 
 def _norm(values: Iterable[float]) -> Normalize:
@@ -492,7 +492,7 @@ def _draw_landmarks(axes: Axes, result: TuneResult, records: Sequence[TrialRecor
             tag(axes, name, at, above=record.role == "baseline")
     left, right = axes.get_xlim()
     style: dict[str, Any] = {"color": PURPLE, "linestyle": (0, (1, 2)), "linewidth": 2}
-    probes = [record.instability.rate for record in result.records if record.role == "probe" and record.instability]
+    probes = [record.instability.lr for record in result.records if record.role == "probe" and record.instability]
     visible = [rate for rate in probes if left < rate < right]
     for rate in visible:
         axes.axvline(rate, zorder=1, **style)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from autowarmup.instability import Instability
+from autowarmup.instability.instability import Instability
 from autowarmup.report.pairs import searched_and_rivals, signed
-from autowarmup.result import TrialRecord, TuneResult
-from autowarmup.verdict import Interval
+from autowarmup.search.verdict import Interval
+from autowarmup.study.result import TrialRecord, TuneResult
 
 HEADLINES = {
     "tuned": "Tuned: use this schedule",
@@ -72,7 +72,7 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"loss": _loss, "signed": signed, "rate": _rate, "duration": _duration}
+    environment.filters |= {"loss": _loss, "signed": signed, "lr": _rate, "duration": _duration}
     searched, _ = searched_and_rivals(result)
     template = environment.get_template("report.html.j2")
     return template.render(

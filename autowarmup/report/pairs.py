@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autowarmup.result import TuneResult
-from autowarmup.verdict import Comparison
+from autowarmup.search.verdict import Comparison
+from autowarmup.study.result import TuneResult
 
 
 def searched_and_rivals(result: TuneResult) -> tuple[Comparison | None, tuple[Comparison, ...]]:

@@ -9,13 +9,15 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self
 
 from autowarmup.errors import TrackingError
-from autowarmup.store import StudyStore
-from autowarmup.tracking.delivery import Delivery
+from autowarmup.study.delivery import Delivery
+from autowarmup.study.progress import Progress
+from autowarmup.study.store import StudyStore
 from autowarmup.tracking.uri import redact, tracking_uri
 
 LOG = "mlflow.log"
@@ -107,6 +109,18 @@ class Mirror:
 
     def _fail(self, error: str) -> None:
         self._last = self._last.model_copy(update={"error": error})
+
+
+@contextmanager
+def mirrored(store: StudyStore, uri: str | None, progress: Progress) -> Iterator[None]:
+    """MLflow follows the study while it runs, and gets what is left when it ends. No URI: nothing is mirrored."""
+    mirror = Mirror(store.folder, uri) if uri else None
+    try:
+        yield
+    finally:
+        if mirror is not None:
+            progress.doing("waiting for MLflow")
+            progress.delivered(mirror.close())
 
 
 def sync(folder: str | Path, uri: str | None = None) -> Delivery:

@@ -36,12 +36,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from autowarmup.errors import StudyError, TrackingError
-from autowarmup.schedule import Schedule
-from autowarmup.store import Report, StudyStore, Trial
-from autowarmup.trace import Outcome
-from autowarmup.tracking.delivery import Delivery
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.search.trials import SegmentResult
+from autowarmup.search.verdict import Verdict
+from autowarmup.study.delivery import Delivery
+from autowarmup.study.store import StoredTrial, StudyStore
 from autowarmup.tracking.uri import redact, scrub, sqlite_path, sqlite_uri
-from autowarmup.verdict import Verdict
+from autowarmup.training.trace import Outcome
 
 EXPERIMENT = "autowarmup"
 STUDY, TRIAL, DELIVERED = "autowarmup.study", "autowarmup.trial", "autowarmup.delivered"
@@ -130,12 +131,12 @@ class Syncer:
         return client.create_run(experiment, started, SOURCE | {STUDY: study}, run_name=self.store.meta("name"))
 
     def _create_trial(self, client: MlflowClient, parent: Run, number: int) -> Run:
-        reports = self.store.trial(number).reports
+        reports = self.store.trial(number).segments
         started = _milliseconds(reports[0].started_at if reports else time.time())
         tags = {STUDY: parent.data.tags[STUDY], TRIAL: str(number), PARENT: parent.info.run_id}
         return client.create_run(parent.info.experiment_id, started, SOURCE | tags, run_name=f"trial {number}")
 
-    def _send_trial(self, client: MlflowClient, run: Run, parent: Run, trial: Trial, live: bool) -> None:
+    def _send_trial(self, client: MlflowClient, run: Run, parent: Run, trial: StoredTrial, live: bool) -> None:
         delivered = int(run.data.tags.get(DELIVERED, 0))
         points = [*trial_points(trial, delivered), *_trial_summary(trial)]
         *batches, last = list(_batches(points)) or [[]]
@@ -145,7 +146,7 @@ class Syncer:
         tags = _trial_tags(trial) | {PARENT: parent.info.run_id}
         client.log_batch(run.info.run_id, last, _missing(run, trial_params(trial)), _changed(run, tags))
         self.points += len(last)
-        ended = _end(trial.reports[-1]) if trial.reports else run.info.start_time / 1000.0
+        ended = _end(trial.segments[-1]) if trial.segments else run.info.start_time / 1000.0
         _set_status(client, run, _trial_status(trial.outcome, live), ended)
 
     def _send_study(self, client: MlflowClient, run: Run, live: bool) -> None:
@@ -188,7 +189,7 @@ class Syncer:
     def _study_summary(self) -> tuple[list[Metric], float]:
         """The study's totals, and when its last trial ended. Logged at the steps spent: those only grow."""
         trials = self.store.trials()
-        ended = max((_end(report) for trial in trials for report in trial.reports), default=0.0)
+        ended = max((_end(report) for trial in trials for report in trial.segments), default=0.0)
         ended = ended or float(self.store.meta("created_at"))
         steps = sum(len(trial.trace) for trial in trials)
         finals = [loss for t in trials if t.spec.role != "probe" and (loss := _final_loss(t)) is not None]
@@ -216,7 +217,7 @@ class Syncer:
 # --- What a trial is in MLflow ----------------------------------------------------------------------------
 
 
-def trial_params(trial: Trial) -> dict[str, Any]:
+def trial_params(trial: StoredTrial) -> dict[str, Any]:
     """A trial's parameters: why it ran, and its schedule."""
     spec = trial.spec
     return {"role": spec.role, "candidate": spec.candidate, "seed": spec.seed} | schedule_params(spec.schedule)
@@ -243,7 +244,7 @@ def schedule_params(schedule: Schedule) -> dict[str, Any]:
     return {key: value for key, value in params.items() if value is not None}
 
 
-def trial_points(trial: Trial, delivered: int) -> list[Metric]:
+def trial_points(trial: StoredTrial, delivered: int) -> list[Metric]:
     """The metric values of a trial that are finite and not yet delivered.
 
     Args:
@@ -254,22 +255,22 @@ def trial_points(trial: Trial, delivered: int) -> list[Metric]:
     stride = math.ceil(trial.spec.schedule.horizon / MOST_POINTS)
     around = _around_instabilities(trial)
     points: list[Metric] = []
-    for report in trial.reports:
+    for report in trial.segments:
         fresh = report.until > delivered
         if fresh or around:
             points += _step_points(report, stride if fresh else 0, around)
         if fresh:
-            points += _checkpoint_points(report)
+            points += _evaluation_points(report)
     return points
 
 
-def _around_instabilities(trial: Trial) -> set[int]:
-    found = [*trial.events, *([trial.verdict] if trial.verdict else [])]
+def _around_instabilities(trial: StoredTrial) -> set[int]:
+    found = [*trial.events, *([trial.instability] if trial.instability else [])]
     centres = {step for instability in found for step in (instability.step, instability.detected)}
     return {step for centre in centres for step in range(centre - AROUND, centre + AROUND + 1)}
 
 
-def _step_points(report: Report, stride: int, around: set[int]) -> Iterator[Metric]:
+def _step_points(report: SegmentResult, stride: int, around: set[int]) -> Iterator[Metric]:
     """Every ``stride``-th step (none for 0) and the last one, and those of ``around``."""
     trace = report.trace
     for index, step in enumerate(trace.steps.tolist()):
@@ -278,7 +279,7 @@ def _step_points(report: Report, stride: int, around: set[int]) -> Iterator[Metr
             continue
         when = _when(report, step + 1)
         for key, column in (
-            ("learning_rate", trace.rate),
+            ("learning_rate", trace.lr),
             ("loss", trace.loss),
             ("grad_norm", trace.grad_norm),
         ):
@@ -286,13 +287,13 @@ def _step_points(report: Report, stride: int, around: set[int]) -> Iterator[Metr
                 yield Metric(key, float(column[index]), when, step)
 
 
-def _checkpoint_points(report: Report) -> Iterator[Metric]:
-    for checkpoint in report.trace.checkpoints:
-        values = {"val_loss": checkpoint.val_loss, "val_loss_ema": checkpoint.val_loss_ema}
-        values |= {metric_name(name): value for name, value in checkpoint.metrics.items()}
+def _evaluation_points(report: SegmentResult) -> Iterator[Metric]:
+    for evaluation in report.trace.evaluations:
+        values = {"val_loss": evaluation.val_loss, "val_loss_ema": evaluation.val_loss_ema}
+        values |= {metric_name(name): value for name, value in evaluation.metrics.items()}
         for key, value in values.items():
             if math.isfinite(value):
-                yield Metric(key, value, _when(report, checkpoint.step), checkpoint.step)
+                yield Metric(key, value, _when(report, evaluation.step), evaluation.step)
 
 
 def metric_name(name: str) -> str:
@@ -304,40 +305,40 @@ def metric_name(name: str) -> str:
     return _key(name if name.startswith("val_") else f"val_{name}")
 
 
-def _trial_summary(trial: Trial) -> list[Metric]:
+def _trial_summary(trial: StoredTrial) -> list[Metric]:
     values: dict[str, tuple[float, int]] = {}
-    if trial.verdict:
-        found = trial.verdict
+    if trial.instability:
+        found = trial.instability
         values["instability_step"] = found.step, found.step
-        values["instability_rate"] = found.rate, found.step
+        values["instability_lr"] = found.lr, found.step
         values["instability_severity"] = found.severity, found.step
     if (loss := _final_loss(trial)) is not None:
         values["final_val_loss"] = loss, trial.trace.end
-    return [Metric(key, value, _milliseconds(_end(trial.reports[-1])), step) for key, (value, step) in values.items()]
+    return [Metric(key, value, _milliseconds(_end(trial.segments[-1])), step) for key, (value, step) in values.items()]
 
 
-def _trial_tags(trial: Trial) -> dict[str, str]:
+def _trial_tags(trial: StoredTrial) -> dict[str, str]:
     tags: dict[str, str] = {"role": trial.spec.role}
     notes = [trial.spec.schedule.describe()]
-    if trial.reports:
-        tags[DELIVERED] = str(trial.reports[-1].until)
+    if trial.segments:
+        tags[DELIVERED] = str(trial.segments[-1].until)
     if trial.outcome:
         tags["outcome"] = trial.outcome
     if spikes := sum(event.kind == "spike" for event in trial.events):
         tags["spikes"] = str(spikes)
-    if trial.verdict:
-        tags["instability"] = trial.verdict.kind
-        notes.append(f"**{trial.verdict.kind}**: {trial.verdict.message[:NOTE_LENGTH]}")
+    if trial.instability:
+        tags["instability"] = trial.instability.kind
+        notes.append(f"**{trial.instability.kind}**: {trial.instability.message[:NOTE_LENGTH]}")
     if trial.error:
         notes.append(f"```\n{trial.error[-NOTE_LENGTH:]}\n```")
     return tags | {NOTE: "\n\n".join(notes)}
 
 
-def _final_loss(trial: Trial) -> float | None:
-    checkpoints = trial.trace.checkpoints
-    if trial.outcome != "completed" or not checkpoints or not math.isfinite(checkpoints[-1].val_loss):
+def _final_loss(trial: StoredTrial) -> float | None:
+    evaluations = trial.trace.evaluations
+    if trial.outcome != "completed" or not evaluations or not math.isfinite(evaluations[-1].val_loss):
         return None
-    return checkpoints[-1].val_loss
+    return evaluations[-1].val_loss
 
 
 def _trial_status(outcome: str | None, live: bool) -> str:
@@ -449,13 +450,13 @@ def _batches(points: Iterable[Metric]) -> Iterator[list[Metric]]:
 # --- Time -------------------------------------------------------------------------------------------------
 
 
-def _when(report: Report, steps_made: int) -> int:
+def _when(report: SegmentResult, steps_made: int) -> int:
     """When a step ended, in milliseconds, as if all steps of its segment took equally long."""
     share = (steps_made - report.trace.start) / len(report.trace) if len(report.trace) else 1.0
     return _milliseconds(report.started_at + share * report.seconds)
 
 
-def _end(report: Report) -> float:
+def _end(report: SegmentResult) -> float:
     return report.started_at + report.seconds
 
 
@@ -478,7 +479,7 @@ class _Progress:
     def trials(self) -> list[tuple[int, Outcome | None, int]]:
         """Each trial's number, outcome (None while open) and last step reported (0 before the first)."""
         query = (
-            "SELECT number, outcome, (SELECT coalesce(max(until), 0) FROM reports "
+            "SELECT number, outcome, (SELECT coalesce(max(until), 0) FROM segments "
             "WHERE number = trials.number) FROM trials ORDER BY number"
         )
         return self._db.execute(query).fetchall()

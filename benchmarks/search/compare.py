@@ -149,7 +149,7 @@ def verdicts(count: int) -> str:
 
 
 def _final(table: Table, schedule: Any, seed: int) -> float:
-    loss = table.traces[schedule, seed].checkpoints[-1].val_loss
+    loss = table.traces[schedule, seed].evaluations[-1].val_loss
     return loss if math.isfinite(loss) else math.inf
 
 

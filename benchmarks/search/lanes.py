@@ -2,7 +2,7 @@
 
 Trials of one seed that differ only in their schedule have the same graph and see the same batches, so one vectorised
 step trains all of them (Wang et al. 2021, "HFTA", arXiv 2102.02344). What a lane records is what
-:class:`autowarmup.trial.Trial` records of the same schedule and seed, up to rounding.
+:class:`autowarmup.training.trial.Trial` records of the same schedule and seed, up to rounding.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from autowarmup.losses import inferred_loss
-from autowarmup.rng import borrowed
-from autowarmup.schedule import Schedule
+from autowarmup.schedule.schedule import Schedule
 from autowarmup.seeds import derive_seed
-from autowarmup.task import ModelTask
-from autowarmup.trace import Checkpoint, Trace
+from autowarmup.training.losses import inferred_loss
+from autowarmup.training.rng import borrowed
+from autowarmup.training.task import ModelTask
+from autowarmup.training.trace import Evaluation, Trace
 
 Weights = dict[str, Tensor]
 """Tensors by name; the first dimension is the lane."""
@@ -101,8 +101,8 @@ class Lanes:
         self.task, self.schedules, self.eval_every, self.seed = task, schedules, eval_every, seed
         self.horizon = schedules[0].horizon
         with borrowed():
-            self._model = task.build_model(seed)
-        self._optimizer = lane_optimizer(task.build_optimizer(self._model))
+            self._model = task.recipe.build_model(seed)
+        self._optimizer = lane_optimizer(task.recipe.build_optimizer(self._model))
         parameters, buffers = stack_module_state([self._model])  # type: ignore[no-untyped-call]
         if buffers:
             raise ValueError("lanes don't support models with buffers")
@@ -118,7 +118,7 @@ class Lanes:
         """Each lane's whole trace, in the order of the schedules."""
         rates = np.stack([schedule.curve() for schedule in self.schedules])
         losses, norms = np.empty_like(rates), np.empty_like(rates)
-        checkpoints: list[tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+        evaluations: list[tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
         for step, batch in enumerate(self._batches()):
             gradients, loss = self._gradients(self._weights, batch)
             self._optimizer.step(self._weights, gradients, torch.from_numpy(rates[:, step]).float())
@@ -127,20 +127,20 @@ class Lanes:
             losses[:, step] = loss.numpy()
             norms[:, step] = _norms(gradients).numpy()
             if (step + 1) % self.eval_every == 0 or step + 1 == self.horizon:
-                checkpoints.append((step + 1, self._validation(self._weights), self._validation(self._average)))
+                evaluations.append((step + 1, self._validation(self._weights), self._validation(self._average)))
         norms[np.isnan(norms)] = np.inf
         return [
             Trace(
                 rates[lane],
                 losses[lane],
                 norms[lane],
-                tuple(Checkpoint(step, float(raw[lane]), float(ema[lane])) for step, raw, ema in checkpoints),
+                tuple(Evaluation(step, float(raw[lane]), float(ema[lane])) for step, raw, ema in evaluations),
             )
             for lane in range(len(self.schedules))
         ]
 
     def _batches(self) -> Iterator[Any]:
-        batches = islice(self.task.data.train.passes(derive_seed(self.seed, "data")), self.horizon)
+        batches = islice(self.task.recipe.data.train.passes(derive_seed(self.seed, "data")), self.horizon)
         while True:
             with borrowed():
                 batch = next(batches, None)
@@ -150,12 +150,12 @@ class Lanes:
 
     def _loss(self, weights: Weights, batch: Any) -> Tensor:
         output = functional_call(self._model, weights, tuple(batch[:-1]))
-        return (self.task.loss or inferred_loss)(output, batch[-1])
+        return (self.task.recipe.loss or inferred_loss)(output, batch[-1])
 
     @torch.no_grad()
     def _validation(self, weights: Weights) -> np.ndarray[Any, Any]:
         total, examples = torch.zeros(len(self.schedules)), 0
-        for batch in self.task.data.validation.one_pass():
+        for batch in self.task.recipe.data.validation.one_pass():
             total += self._losses(weights, batch) * len(batch[-1])
             examples += len(batch[-1])
         return (total / examples).numpy()

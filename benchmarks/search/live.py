@@ -52,7 +52,7 @@ def compared(name: str, methods: list[str], searches: int) -> list[str]:
             steps.append(objective.spent / table.horizon)
             outcomes.append(outcome(standard, objective, seed))
             errors += [
-                (done.loss - table.traces[done.schedule, seed].checkpoints[-1].val_loss) / standard.noise
+                (done.loss - table.traces[done.schedule, seed].evaluations[-1].val_loss) / standard.noise
                 for done in objective.completions
                 if math.isfinite(done.loss)
             ]

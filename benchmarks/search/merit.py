@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autowarmup.schedule import Schedule
+from autowarmup.schedule.schedule import Schedule
 from benchmarks.search.objective import Objective
 from benchmarks.search.tables import Table
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autowarmup.config import validation_interval
-from autowarmup.instability import Instability
-from autowarmup.schedule import Schedule
-from autowarmup.search import ramp
-from autowarmup.task import ModelTask
-from autowarmup.trace import Trace
-from autowarmup.trial import Trial
+from autowarmup.instability.instability import Instability
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.search.config import validation_interval
+from autowarmup.search.probe import ramp
+from autowarmup.training.task import ModelTask
+from autowarmup.training.trace import Trace
+from autowarmup.training.trial import ModelTrial
 from benchmarks.search.tables import Table
 
 Plan = tuple[int, int, str, str]
@@ -106,7 +106,7 @@ class Objective(ABC):
             self.charge(known.end - start)
             self._known[schedule] = known
             if known.end == schedule.horizon and schedule not in self._over:
-                self.completions.append(Completion(self.spent, schedule, known.checkpoints[-1].val_loss))
+                self.completions.append(Completion(self.spent, schedule, known.evaluations[-1].val_loss))
         return cut(known, until)
 
     @property
@@ -121,7 +121,7 @@ class Objective(ABC):
         if found is not None:
             return found.detected + 1
         broken = block.steps[~np.isfinite(block.loss)].tolist()
-        unvalidated = [c.step for c in block.checkpoints if not math.isfinite(c.val_loss)]
+        unvalidated = [c.step for c in block.evaluations if not math.isfinite(c.val_loss)]
         return min([step + 1 for step in broken] + unvalidated, default=None)
 
     def charge(self, steps: int) -> None:
@@ -156,10 +156,10 @@ def between(trace: Trace, start: int, until: int) -> Trace:
     """The trace from step ``start`` to step ``until``."""
     first, last = start - trace.start, until - trace.start
     return Trace(
-        trace.rate[first:last],
+        trace.lr[first:last],
         trace.loss[first:last],
         trace.grad_norm[first:last],
-        tuple(checkpoint for checkpoint in trace.checkpoints if start < checkpoint.step <= until),
+        tuple(evaluation for evaluation in trace.evaluations if start < evaluation.step <= until),
         start,
     )
 
@@ -175,7 +175,7 @@ class LiveObjective(Objective):
     def __init__(self, task: ModelTask, name: str, grid: tuple[Schedule, ...], seed: int, budget: int) -> None:
         super().__init__(name, grid, task.current_peak, task.beta2, task.trivial_loss, budget)
         self.task, self.seed = task, seed
-        self._running: dict[Schedule, Trial] = {}
+        self._running: dict[Schedule, ModelTrial] = {}
 
     def ramp(self, steps: int) -> Trace:
         return Trace.join(list(self._blocks(ramp(self.current_peak, steps), 0, steps)))

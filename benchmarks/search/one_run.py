@@ -23,11 +23,11 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from autowarmup.batch import size_of
-from autowarmup.rng import borrowed
 from autowarmup.schedule import Schedule
 from autowarmup.seeds import derive_seed
-from autowarmup.task import ModelTask
+from autowarmup.training.batch import size_of
+from autowarmup.training.rng import borrowed
+from autowarmup.training.task import ModelTask
 from benchmarks.search.tables import FOLDER, SEEDS, Table, table_path
 from benchmarks.search.tasks import TASKS
 
@@ -52,9 +52,9 @@ class Loop:
     def __init__(self, task: ModelTask, seed: int) -> None:
         self.task = task
         with borrowed():
-            self.model = task.build_model(seed)
-            self.optimizer = task.build_optimizer(self.model)
-        self._batches = task.data.train.passes(derive_seed(seed, "data"))
+            self.model = task.recipe.build_model(seed)
+            self.optimizer = task.recipe.build_optimizer(self.model)
+        self._batches = task.recipe.data.train.passes(derive_seed(seed, "data"))
         self.step = 0
 
     def train(self, rate: Callable[[float], float]) -> float:
@@ -62,7 +62,7 @@ class Loop:
         with borrowed():
             batch = next(self._batches)
         self.model.train()
-        loss, _ = self.task.forward(self.model, batch)
+        loss, _ = self.task.recipe.forward(self.model, batch)
         loss.backward()
         value = float(loss.detach())
         for group in self.optimizer.param_groups:
@@ -76,8 +76,8 @@ class Loop:
     def validate(self) -> float:
         self.model.eval()
         total, examples = 0.0, 0
-        for batch in self.task.data.validation.one_pass():
-            total += float(self.task.forward(self.model, batch)[0]) * size_of(batch)
+        for batch in self.task.recipe.data.validation.one_pass():
+            total += float(self.task.recipe.forward(self.model, batch)[0]) * size_of(batch)
             examples += size_of(batch)
         return total / examples
 

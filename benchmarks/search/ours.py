@@ -1,4 +1,4 @@
-"""autowarmup's own search on an objective: the decisions of :class:`autowarmup.search.Search`, over the grid."""
+"""autowarmup's own search on an objective: the decisions of :class:`autowarmup.search.search.Search`, over the grid."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
-import optuna
 
-from autowarmup.config import TuneConfig, verdict_runs
-from autowarmup.engines.segment import watched
-from autowarmup.instability import Detectors, Instability, Monitor
-from autowarmup.schedule import Schedule
-from autowarmup.search import Candidate, Conclusion, Decisions, Finish, Run, Search
+from autowarmup.engines.segment import first_fatal
+from autowarmup.instability.instability import Instability
+from autowarmup.instability.monitor import Detectors, Monitor
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.space import PeakRange, SearchSpace
+from autowarmup.search.candidates import Candidate, Candidates
+from autowarmup.search.config import TuneConfig, verdict_runs
+from autowarmup.search.decisions import Advance, Conclusion, Decisions, Finish
+from autowarmup.search.search import Search
+from autowarmup.search.surrogate import LENGTHS, features
+from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.seeds import derive_seed
-from autowarmup.space import PeakRange, SearchSpace
-from autowarmup.store import Report, TrialSpec
-from autowarmup.surrogate import LENGTHS, features
-from autowarmup.trace import Trace
+from autowarmup.training.trace import Trace
 from benchmarks.search.objective import BudgetSpent, Objective, TableObjective, between, cut
 from benchmarks.search.tables import Table
 
@@ -25,31 +27,30 @@ POOL = 0.6
 """Share of the grid that a search may choose from, drawn by its seed, as the search draws its pool from a space."""
 
 
-class GridSearch(Search):
-    """The search, its candidates snapped to a part of the grid."""
+class GridCandidates(Candidates):
+    """A search's candidates, snapped to a part of the grid."""
 
     def __init__(self, config: TuneConfig, grid: Sequence[Schedule]) -> None:
         super().__init__(config)
         chosen = np.random.default_rng(config.seed).permutation(len(grid))[: round(POOL * len(grid))]
         self._grid = [Candidate(grid[i], {}) for i in sorted(chosen.tolist())]
 
-    def exploration(self) -> Decisions:
-        """The search alone, without the verdict."""
-        expected = yield from self._expected_peak()
-        peaks = self._peak_range(expected)
-        yield from self._exploration(expected, peaks)
-        return None  # type: ignore[return-value]
-
-    def _pool(self, peaks: PeakRange) -> list[Candidate]:
+    def pool(self, peaks: PeakRange) -> list[Candidate]:
         return list(self._grid)
 
-    def _starts(self, expected: float, peaks: PeakRange, count: int) -> list[Candidate]:
-        wanted = super()._starts(expected, peaks, count)
+    def starts(self, expected: float, peaks: PeakRange, count: int) -> list[Candidate]:
+        wanted = super().starts(expected, peaks, count)
         snapped = [min(self._grid, key=lambda c: _distance(c.schedule, start.schedule)) for start in wanted]
         return list(dict.fromkeys(snapped))
 
-    def _ask(self, peaks: PeakRange, params: dict[str, float | str]) -> optuna.Trial | None:  # type: ignore[override]
-        return None
+
+class Exploration(Search):
+    """The search alone, without the verdict."""
+
+    def decisions(self) -> Decisions:
+        expected = yield from self._expected_peak()
+        yield from self._exploration(expected, self._peak_range(expected))
+        return None  # type: ignore[return-value]
 
 
 def _distance(first: Schedule, second: Schedule) -> float:
@@ -78,9 +79,10 @@ def configured(objective: Objective, seed: int, confirm_seeds: int = 3) -> TuneC
 
 def autowarmup(objective: Objective, seed: int) -> None:
     """Searches until the search settles or the budget is spent."""
-    search = GridSearch(configured(objective, seed), objective.grid)
+    config = configured(objective, seed)
+    search = Exploration(config, GridCandidates(config, objective.grid))
     with suppress(BudgetSpent):
-        carry_out(search.exploration(), Watched(objective))
+        carry_out(search.decisions(), Watched(objective))
 
 
 class Watched:
@@ -90,15 +92,15 @@ class Watched:
         self.objective = objective
         self._monitors: dict[int, Monitor] = {}
 
-    def __call__(self, spec: TrialSpec, start: int, until: int) -> Report:
+    def __call__(self, spec: TrialSpec, start: int, until: int) -> SegmentResult:
         monitor = self._monitors.setdefault(
             spec.number, Detectors().monitor(spec.schedule.horizon, self.objective.trivial_loss)
         )
-        verdicts: list[Instability] = []
+        fatal: list[Instability] = []
 
         def stop(block: Trace) -> Instability | None:
-            found = watched(monitor, block, patient=spec.patient)
-            verdicts.extend([found] if found else [])
+            found = first_fatal(monitor, block, stop_only_on_nonfinite=spec.stop_only_on_nonfinite)
+            fatal.extend([found] if found else [])
             return found
 
         if spec.role == "probe":
@@ -109,25 +111,25 @@ class Watched:
         else:
             trace = self.objective.train(spec.schedule, until, stop)
         part = between(trace, start, trace.end)
-        return Report(spec.number, until, part, verdicts[0] if verdicts else None)
+        return SegmentResult(spec.number, until, part, fatal[0] if fatal else None)
 
 
-def carry_out(decisions: Decisions, answer: Callable[[TrialSpec, int, int], Report]) -> Conclusion:
+def carry_out(decisions: Decisions, answer: Callable[[TrialSpec, int, int], SegmentResult]) -> Conclusion:
     """Answers a search's decisions to its end."""
     ends: dict[int, int] = {}
     decision = next(decisions)
     try:
         while True:
-            reports: list[Report] = []
+            results: list[SegmentResult] = []
             match decision:
-                case Run(segments):
+                case Advance(segments):
                     for spec, until in segments:
-                        report = answer(spec, ends.get(spec.number, 0), until)
-                        ends[spec.number] = report.trace.end
-                        reports.append(report)
+                        result = answer(spec, ends.get(spec.number, 0), until)
+                        ends[spec.number] = result.trace.end
+                        results.append(result)
                 case Finish():
                     pass
-            decision = decisions.send(reports)
+            decision = decisions.send(results)
     except StopIteration as stop:
         conclusion: Conclusion = stop.value
         return conclusion
@@ -143,12 +145,12 @@ def verdict(table: Table, number: int) -> tuple[str, Schedule | None, float]:
     objective = TableObjective(table, own, 100 * table.horizon)
     config = configured(objective, number, confirm_seeds=len(others))
     config = config.model_copy(update={"budget": TuneConfig.default_budget(table.horizon, len(others))})
-    search = GridSearch(config, table.grid)
+    search = Search(config, GridCandidates(config, table.grid))
     fresh = {derive_seed(config.seed, "confirmation", i): seed for i, seed in enumerate(others)}
     objectives = {seed: TableObjective(table, seed, 100 * table.horizon) for seed in others}
     answers = {seed: Watched(objectives[seed]) for seed in others} | {own: Watched(objective)}
 
-    def answer(spec: TrialSpec, start: int, until: int) -> Report:
+    def answer(spec: TrialSpec, start: int, until: int) -> SegmentResult:
         return answers[fresh.get(spec.seed, own)](spec, start, until)
 
     conclusion = carry_out(search.decisions(), answer)

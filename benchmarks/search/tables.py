@@ -6,7 +6,7 @@
     python -m benchmarks.search.tables check               # the stored files against their checksums
 
 A table holds each schedule's whole trace under each seed (loss and gradient norm a step, raw and EMA validation loss at
-20 checkpoints), and ramps of the rate, as a search would use them to probe the task.
+20 evaluations), and ramps of the rate, as a search would use them to probe the task.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from autowarmup.config import validation_interval
-from autowarmup.schedule import Schedule
-from autowarmup.search import ramp
-from autowarmup.trace import Checkpoint, Trace
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.search.config import validation_interval
+from autowarmup.search.probe import ramp
+from autowarmup.training.trace import Evaluation, Trace
 
 FOLDER = Path(__file__).parent / "tables"
 SUMS = FOLDER / "SHA256SUMS"
@@ -72,7 +72,7 @@ class Table:
     @cached_property
     def finals(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Final validation losses, shape ``(schedules, seeds)``; infinite where they are not finite."""
-        losses = [[self.traces[s, seed].checkpoints[-1].val_loss for seed in self.seeds] for s in self.grid]
+        losses = [[self.traces[s, seed].evaluations[-1].val_loss for seed in self.seeds] for s in self.grid]
         return np.nan_to_num(np.array(losses), nan=np.inf, posinf=np.inf)
 
     @cached_property
@@ -97,10 +97,10 @@ class Table:
             lengths=np.array([len(trace) for trace in traces]),
             loss=_rounded(np.concatenate([trace.loss for trace in traces])),
             grad_norm=_rounded(np.concatenate([trace.grad_norm for trace in traces])),
-            checkpoints=np.array([len(trace.checkpoints) for trace in traces]),
-            step=np.array([c.step for trace in traces for c in trace.checkpoints], np.int32),
-            val_loss=np.array([c.val_loss for trace in traces for c in trace.checkpoints], np.float32),
-            val_loss_ema=np.array([c.val_loss_ema for trace in traces for c in trace.checkpoints], np.float32),
+            evaluations=np.array([len(trace.evaluations) for trace in traces]),
+            step=np.array([c.step for trace in traces for c in trace.evaluations], np.int32),
+            val_loss=np.array([c.val_loss for trace in traces for c in trace.evaluations], np.float32),
+            val_loss_ema=np.array([c.val_loss_ema for trace in traces for c in trace.evaluations], np.float32),
         )
 
     @classmethod
@@ -120,7 +120,7 @@ class Table:
         for i, (schedule, seed) in enumerate(order):
             marks = zip(steps[i].tolist(), raw[i].tolist(), ema[i].tolist(), strict=True)
             traces[schedule, seed] = Trace(
-                schedule.curve(), losses[i], norms[i], tuple(Checkpoint(*mark) for mark in marks)
+                schedule.curve(), losses[i], norms[i], tuple(Evaluation(*mark) for mark in marks)
             )
         return cls(**meta, seeds=seeds, traces=traces)
 

@@ -15,9 +15,10 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autowarmup.schedule import Schedule
+from autowarmup.schedule.schedule import Schedule
 from autowarmup.seeds import derive_seed
-from autowarmup.task import ModelTask, TrainSettings
+from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.task import ModelTask
 from examples import char_gpt, digits
 
 PEAKS = 11
@@ -35,7 +36,7 @@ class BenchmarkTask:
     Args:
         name: as in the tables.
         about: the model, the data and the optimizer in a few words.
-        settings: what :class:`autowarmup.task.ModelTask` takes.
+        settings: what :class:`autowarmup.training.task.ModelTask` takes.
         lowest_peak: of the grid.
         horizon: optimizer steps of a run.
     """

@@ -1,0 +1,49 @@
+"""Gradients that explode or vanish."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from autowarmup.instability.history import Step, median
+from autowarmup.instability.instability import Instability, found
+
+
+class Gradients:
+    """Norms that explode, or die while the loss does not."""
+
+    BEFORE_FATAL = 10
+    """Consecutive steps."""
+    ALIVE = 20
+    """Steps with a gradient before one can die; what converges sooner is a toy."""
+
+    def __init__(self, explosion_factor: float, vanishing_factor: float) -> None:
+        self.explosion_factor, self.vanishing_factor = explosion_factor, vanishing_factor
+        self.norms: deque[float] = deque(maxlen=40)
+        self.losses: deque[float] = deque(maxlen=20)
+        self.high: list[Step] = []
+        self.dead: list[Step] = []
+
+    def observe(self, step: Step) -> Instability | None:
+        norm = step.grad_norm
+        if not math.isfinite(norm):
+            return None
+        self.losses.append(step.loss)
+        exploding = dead = False
+        if len(self.norms) >= 8:
+            exploding = norm > self.explosion_factor * max(self.norms) > 0
+        if len(self.norms) >= self.ALIVE:
+            dead = norm < self.vanishing_factor * median(list(self.norms)[-self.ALIVE :])
+            dead = dead and abs(step.loss) > 0.1 * abs(median(self.losses))
+        self.high = [*self.high, step] if exploding else []
+        self.dead = [*self.dead, step] if dead else []
+        if not exploding and not dead:
+            self.norms.append(norm)
+        if len(self.high) in (1, self.BEFORE_FATAL):
+            fatal = len(self.high) > 1
+            factor = norm / max(self.norms)
+            message = f"the gradient's norm of {norm:.3g} is {factor:.3g} times the largest of the last 40 steps"
+            return found("gradient-explosion", self.high[0], step, math.log10(factor), fatal, message)
+        if len(self.dead) == self.BEFORE_FATAL:
+            return found("silent-failure", self.dead[0], step, 1.0, True, f"the gradient died: its norm is {norm:.3g}")
+        return None

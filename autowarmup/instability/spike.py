@@ -1,0 +1,60 @@
+"""A loss that jumps, and comes back or not."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from autowarmup.instability.history import History, Step
+from autowarmup.instability.instability import Instability, found
+
+
+class Spike:
+    """Three of four losses far above their trend; fatal if the loss has not come half the way back in time."""
+
+    MEMORY = 500
+
+    def __init__(self, history: History, *, noise: float, share: float, record: float, patience: int) -> None:
+        self.history, self.patience = history, patience
+        self.noise, self.share, self.record = noise, share, record
+        self.last: deque[tuple[float, Step]] = deque(maxlen=4)
+        self.heights: deque[float] = deque(maxlen=self.MEMORY)
+        self.since: Step | None = None
+        self.base = self.peak = 0.0
+
+    def observe(self, step: Step) -> Instability | None:
+        if self.history.count <= 10:
+            return None
+        return self._watch(step) if self.since else self._look(step)
+
+    def _look(self, step: Step) -> Instability | None:
+        """Whether a spike begins."""
+        history = self.history
+        self.last.append((history.excess, step))
+        if len(self.last) < 4:
+            return None
+        height = sorted(excess for excess, _ in self.last)[1]
+        threshold = max(
+            self.noise * history.reach,
+            self.record * max(self.heights, default=0.0),
+            self.share * history.progress,
+        )
+        if height <= threshold or len(self.heights) < 8:
+            self.heights.append(height)
+            return None
+        self.since = next(past for excess, past in self.last if excess >= height)
+        self.peak = self.since.loss
+        self.base = self.peak - height
+        message = f"the loss jumped from {self.base:.4g} to {self.peak:.4g}"
+        return found("spike", self.since, step, history.share(height), False, message)
+
+    def _watch(self, step: Step) -> Instability | None:
+        """Whether the spike that began has recovered."""
+        assert self.since is not None
+        if self.history.recent < 0.5 * (self.base + self.peak):
+            self.since = None
+            self.last.clear()
+            return None
+        if step.number - self.since.number != self.patience:
+            return None
+        message = f"the loss jumped from {self.base:.4g} to {self.peak:.4g} and has not come back"
+        return found("spike", self.since, step, 1.0, True, message)

@@ -1,0 +1,67 @@
+"""Durations as people write them, in optimizer steps."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from typing import Literal
+
+from autowarmup.errors import InputError
+
+Duration = int | float | str
+"""A duration as people write it: ``500`` steps, ``"10%"`` of the horizon, ``"2 epochs"``."""
+
+_DURATION = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*(%|epochs?|steps?|)\s*")
+
+
+def parse_duration(duration: Duration) -> tuple[float, Literal["step", "%", "epoch"]]:
+    """The amount and the unit of a duration.
+
+    Raises:
+        InputError: not a duration, or above 100%.
+
+    Example:
+        >>> parse_duration(500), parse_duration("2.5 %"), parse_duration("2 epochs")
+        ((500.0, 'step'), (2.5, '%'), (2.0, 'epoch'))
+    """
+    match = _DURATION.fullmatch(str(duration))
+    if match is None:
+        raise InputError(
+            f"duration {reprlib.repr(duration)} is not a number of steps such as 500, a share of the horizon "
+            f"such as '10%', or '2 epochs'"
+        )
+    amount, unit = float(match[1]), match[2]
+    if unit == "%":
+        if amount > 100.0:
+            raise InputError(f"duration {duration!r} is longer than the horizon: a share is from 0% to 100%")
+        return amount, "%"
+    if unit.startswith("epoch"):
+        return amount, "epoch"
+    if not amount.is_integer():
+        raise InputError(f"duration {duration!r}: steps are whole numbers; for a share of the horizon write '10%'")
+    return amount, "step"
+
+
+def duration_steps(duration: Duration, horizon: int, steps_per_epoch: int | None = None) -> int:
+    """``duration`` in optimizer steps.
+
+    Args:
+        duration: ``500`` or ``"500 steps"``, ``"10%"`` of ``horizon``, ``"2 epochs"`` or ``"0.5 epochs"``.
+        horizon: optimizer steps of the run.
+        steps_per_epoch: optimizer steps of an epoch; needed where the duration is in epochs.
+
+    Raises:
+        InputError: not a duration, negative, above 100%, or in epochs without ``steps_per_epoch``.
+
+    Example:
+        >>> duration_steps("10%", horizon=300), duration_steps("2 epochs", 300, steps_per_epoch=40)
+        (30, 80)
+    """
+    amount, unit = parse_duration(duration)
+    if unit == "%":
+        return round(amount / 100.0 * horizon)
+    if unit == "step":
+        return int(amount)
+    if steps_per_epoch is None:
+        raise InputError(f"duration {duration!r} is in epochs: steps_per_epoch is needed to turn it into steps")
+    return round(amount * steps_per_epoch)

@@ -1,0 +1,370 @@
+"""The search space: which schedules may be proposed. YAML in, schedules out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeAlias, get_args
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from autowarmup.errors import SpaceError
+from autowarmup.schedule import plain_yaml
+from autowarmup.schedule.decays import Decay
+from autowarmup.schedule.duration import Duration, duration_steps, parse_duration
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.shapes import Polynomial, Rule, Shape
+from autowarmup.values import Frozen, explain, nearest, short
+
+MAX_BYTES = 64 * 1024
+"""A search space is a page of text; a larger file is refused unread."""
+
+SHAPES: tuple[str, ...] = tuple(shape.model_fields["kind"].default for shape in get_args(get_args(Shape)[0]))
+"""Warm-up shapes by name."""
+RULES = tuple(rule.model_fields["kind"].default for rule in get_args(get_args(Shape)[0]) if issubclass(rule, Rule))
+"""Of these, the ones whose duration follows from ``beta2``."""
+DECAYS: tuple[str, ...] = tuple(decay.model_fields["kind"].default for decay in get_args(get_args(Decay)[0]))
+"""Decays by name."""
+
+if TYPE_CHECKING:
+    ShapeName: TypeAlias = str
+    DecayName: TypeAlias = str
+else:
+    ShapeName, DecayName = Literal[SHAPES], Literal[DECAYS]
+
+Number = Annotated[float, Field(strict=True)]
+"""A number, and not the text "0.1" or ``true``."""
+
+
+def _choices(value: Any) -> Any:
+    """A single choice is a list of one; no choice stands twice."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError("must hold one choice at least")
+        if any(value.count(choice) > 1 for choice in value[:100]):
+            raise ValueError("a choice stands twice")
+    return value
+
+
+def _fixed(value: Any) -> Any:
+    """A fixed value is a range from itself to itself."""
+    if value is None or isinstance(value, Mapping | Range):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("must be a finite number, or a range such as {low: 0.1, high: 0.5}")
+    return {"low": value, "high": value}
+
+
+def _fixed_duration(value: Any) -> Any:
+    """The same for durations."""
+    if isinstance(value, Mapping | DurationRange):
+        return value
+    parse_duration(value)
+    return {"low": value, "high": value}
+
+
+Choices = BeforeValidator(_choices)
+Fixed = BeforeValidator(_fixed)
+FixedDuration = BeforeValidator(_fixed_duration)
+
+
+class Range(Frozen):
+    """All numbers from ``low`` to ``high``, searched on a linear or a logarithmic scale."""
+
+    low: Number
+    high: Number
+    scale: Literal["linear", "log"] = "linear"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("reversed bounds: low is above high")
+        if self.scale == "log" and self.low <= 0.0:
+            raise ValueError("a log scale needs bounds above 0")
+        return self
+
+
+class PeakRange(Range):
+    """Peak learning rates, searched on a logarithmic scale."""
+
+    low: Number = Field(gt=0.0)
+    high: Number = Field(gt=0.0)
+    scale: Literal["log"] = "log"
+
+
+class DurationRange(Frozen):
+    """Warm-up durations: steps (``500``), a share of the horizon (``10%``) or epochs (``2 epochs``).
+
+    Searched on a square-root scale: short warm-ups differ more from one another than long ones do. A duration
+    of 0 is no warm-up, whatever the shape.
+    """
+
+    low: Duration
+    high: Duration
+
+    @field_validator("low", "high", mode="before")
+    @classmethod
+    def _readable(cls, value: Duration) -> Duration:
+        parse_duration(value)
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        (low, low_unit), (high, high_unit) = parse_duration(self.low), parse_duration(self.high)
+        if low > high and low_unit == high_unit:
+            raise ValueError("reversed bounds: low is above high")
+        return self
+
+    def steps(self, horizon: int, steps_per_epoch: int | None) -> tuple[int, int]:
+        """Both bounds in steps.
+
+        Raises:
+            InputError: a bound is in epochs, and ``steps_per_epoch`` is missing.
+            SpaceError: they are reversed, or the longest warm-up leaves nothing of the horizon.
+        """
+        low = duration_steps(self.low, horizon, steps_per_epoch)
+        high = duration_steps(self.high, horizon, steps_per_epoch)
+        if low > high:
+            raise SpaceError(f"warmup: reversed bounds: low={self.low!r} is {low} steps, high={self.high!r} is {high}")
+        if high >= horizon:
+            raise SpaceError(f"warmup: high={self.high!r} is {high} steps, the horizon is only {horizon}")
+        return low, high
+
+
+class Suggests(Protocol):
+    """What a space needs of an Optuna trial."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+
+    def suggest_categorical(self, name: str, choices: list[str]) -> Any: ...
+
+
+class SearchSpace(Frozen):
+    """Which schedules may be proposed.
+
+    Every setting is a range (``{low: 0.0, high: 0.1}``), a list of choices or a fixed value, which becomes a
+    range from itself to itself. Parameters are conditional: a power is proposed for polynomial warm-ups only,
+    a duration only where the shape has one, a final factor only where there is a decay.
+
+    Args:
+        description: what the space is for, in a sentence.
+        shapes: warm-up shapes by name.
+        warmup: range of durations.
+        peak: range of peak learning rates; left out, it is measured on the model.
+        power: power of polynomial warm-ups, above 0, at most 10.
+        start_factor: the first rate as a fraction of the peak, 0 to 1; left out, the curve starts one step
+            in.
+        decay: decay shapes by name.
+        final_factor: the fraction of the peak that the decay ends at, 0 to 1.
+
+    Example:
+        >>> space = SearchSpace(shapes=["linear", "cosine"], warmup={"low": "1%", "high": "20%"})
+        >>> SearchSpace.load("default").decay
+        ('cosine',)
+    """
+
+    description: str = ""
+    shapes: Annotated[tuple[ShapeName, ...], Choices] = ("linear",)
+    warmup: Annotated[DurationRange, FixedDuration] = DurationRange(low=0, high="30%")
+    peak: Annotated[PeakRange, Fixed] | None = None
+    power: Annotated[Range, Fixed] = Range(low=0.5, high=3.0, scale="log")
+    start_factor: Annotated[Range, Fixed] | None = None
+    decay: Annotated[tuple[DecayName, ...], Choices] = ("cosine",)
+    final_factor: Annotated[Range, Fixed] = Range(low=0.0, high=0.0)
+
+    @field_validator("start_factor", "final_factor")
+    @classmethod
+    def _fraction(cls, value: Range | None) -> Range | None:
+        if value and not 0.0 <= value.low <= value.high <= 1.0:
+            raise ValueError("must be within 0 to 1")
+        return value
+
+    @field_validator("power")
+    @classmethod
+    def _power(cls, value: Range) -> Range:
+        if not 0.0 < value.low <= value.high <= 10.0:
+            raise ValueError("must be above 0 and at most 10")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "exponential" in self.shapes and self.start_factor and self.start_factor.low == 0.0:
+            raise ValueError("start_factor: an exponential warm-up can't start at 0; allowed: above 0, to 1")
+        if "exponential" in self.decay and self.final_factor.low == 0.0:
+            raise ValueError("final_factor: an exponential decay can't end at 0; allowed: above 0, to 1")
+        return self
+
+    @classmethod
+    def load(cls, name: str | Path) -> Self:
+        """A preset by its name, or a YAML file by its path (``.yaml`` or ``.yml``).
+
+        Raises:
+            SpaceError: no such preset or file, larger than 64 KiB, not YAML, or not a search space.
+        """
+        path = Path(name)
+        if path.suffix not in {".yaml", ".yml"}:
+            known = presets()
+            if str(name) not in known:
+                raise SpaceError(
+                    f"no search space {short(str(name))}{nearest(str(name), known)}; allowed: a preset "
+                    f"({', '.join(known)}) or the path of a .yaml file"
+                )
+            path = known[str(name)]
+        try:
+            with path.open("rb") as file:
+                text = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:  # a ValueError: a path that no file can have
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SpaceError(f"can't read the search space {str(path)!r}: {reason}") from error
+        return cls.parse(text, source=str(path))
+
+    @classmethod
+    def parse(cls, text: str | bytes, source: str = "search space") -> Self:
+        """A search space from YAML text.
+
+        Raises:
+            SpaceError: larger than 64 KiB, not YAML, or not a search space; the message names the key, its
+                value and what is allowed.
+        """
+        if len(text) > MAX_BYTES:
+            raise SpaceError(f"{source} is larger than {MAX_BYTES // 1024} KiB: not a search space")
+        try:
+            data = plain_yaml.load(text)
+        except ValueError as error:
+            raise SpaceError(f"{source} is not readable YAML: {error}") from error
+        if not isinstance(data, dict):
+            found = "nothing" if data is None else short(data)
+            raise SpaceError(f"{source} must be a mapping such as 'shapes: [linear]', got {found}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise SpaceError(f"{source}: {explain(error, cls.model_fields)}") from error
+
+    def suggest(
+        self,
+        trial: Suggests,
+        peak: PeakRange,
+        horizon: int,
+        steps_per_epoch: int | None = None,
+        beta2: float = 0.999,
+    ) -> Schedule:
+        """Asks an Optuna trial for each parameter that applies, and makes a schedule of them.
+
+        Args:
+            trial: an Optuna trial, or anything that suggests like one.
+            peak: the peaks to search, as measured or as given.
+            horizon: optimizer steps of the run.
+            steps_per_epoch: needed where durations are in epochs.
+            beta2: the optimizer's, for the rules.
+        """
+        rate = trial.suggest_float("peak", peak.low, peak.high, log=True)
+        plan: dict[str, Any] = {"peak": rate, "horizon": horizon}
+        shape = _choose(trial, "shape", self.shapes)
+        plan["decay"] = _choose(trial, "decay", self.decay)
+        if plan["decay"] != "constant":
+            plan["final_factor"] = _draw(trial, "final_factor", self.final_factor)
+        if shape in RULES:
+            return Schedule(shape={"kind": shape, "beta2": beta2}, **plan)
+        steps = 0 if shape == "none" else self._suggest_steps(trial, horizon, steps_per_epoch)
+        if steps == 0:
+            return Schedule(**plan)
+        settings = {"power": _draw(trial, "power", self.power)} if shape == "polynomial" else {}
+        if self.start_factor:
+            plan["start_factor"] = _draw(trial, "start_factor", self.start_factor)
+        return Schedule(warmup_steps=steps, shape={"kind": shape, **settings}, **plan)
+
+    def _suggest_steps(self, trial: Suggests, horizon: int, steps_per_epoch: int | None) -> int:
+        low, high = self.warmup.steps(horizon, steps_per_epoch)
+        if low == high:
+            return low
+        root = trial.suggest_float("warmup_steps_sqrt", math.sqrt(low), math.sqrt(high))
+        return min(high, max(low, round(root**2)))
+
+    def params_of(self, schedule: Schedule, steps_per_epoch: int | None = None) -> dict[str, Any] | None:
+        """The parameters that make this space propose ``schedule``; None where it never would.
+
+        Near matches count: no warm-up as a duration of 0, the untuned linear rule as a linear warm-up, a
+        start that was left out as the nearest one of the space. The peak's bounds and the rules' ``beta2``
+        are not checked.
+
+        Example:
+            >>> SearchSpace.load("default").params_of(Schedule(peak=0.1, horizon=100))
+            {'peak': 0.1, 'shape': 'linear', 'warmup_steps_sqrt': 0.0}
+        """
+        shape = self._shape_for(schedule)
+        if shape is None:
+            return None
+        parts = [self._decay_params(schedule)]
+        if shape != "none" and shape not in RULES:
+            parts.append(self._duration_params(schedule, steps_per_epoch))
+            parts.append(self._ramp_params(schedule) if schedule.duration else {})
+        params = {"peak": schedule.peak} | ({"shape": shape} if len(self.shapes) > 1 else {})
+        for part in parts:
+            if part is None:
+                return None
+            params |= part
+        return params
+
+    def _shape_for(self, schedule: Schedule) -> str | None:
+        """The shape of this space that ``schedule`` is an instance of."""
+        shape = schedule.shape.kind
+        if shape in self.shapes:
+            return shape
+        if shape == "untuned-linear" and "linear" in self.shapes:
+            return "linear"
+        if shape == "none":
+            return next((name for name in self.shapes if name not in RULES), None)
+        return None
+
+    def _decay_params(self, schedule: Schedule) -> dict[str, Any] | None:
+        decay = schedule.decay
+        if decay.kind not in self.decay or decay != type(decay)():
+            return None
+        params = {"decay": decay.kind} if len(self.decay) > 1 else {}
+        if decay.kind == "constant":
+            return params
+        final = _chosen("final_factor", self.final_factor, schedule.final_factor)
+        return None if final is None else params | final
+
+    def _duration_params(self, schedule: Schedule, steps_per_epoch: int | None) -> dict[str, Any] | None:
+        low, high = self.warmup.steps(schedule.horizon, steps_per_epoch)
+        if not low <= schedule.duration <= high:
+            return None
+        return {"warmup_steps_sqrt": math.sqrt(schedule.duration)} if low < high else {}
+
+    def _ramp_params(self, schedule: Schedule) -> dict[str, Any] | None:
+        shape, start = schedule.shape, schedule.start_factor
+        power = _chosen("power", self.power, shape.power) if isinstance(shape, Polynomial) else {}
+        if self.start_factor is None:
+            return power if start is None else None
+        if start is None:
+            start = min(self.start_factor.high, max(self.start_factor.low, schedule.lr_at(0) / schedule.peak))
+        first = _chosen("start_factor", self.start_factor, start)
+        return None if power is None or first is None else power | first
+
+
+def presets() -> dict[str, Path]:
+    """The presets that come with autowarmup, by name."""
+    package = Path(__file__).parents[1]
+    folder = next(path for path in (package / "search_spaces", package.parent / "search_spaces") if path.is_dir())
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _choose(trial: Suggests, name: str, choices: tuple[str, ...]) -> str:
+    return choices[0] if len(choices) == 1 else str(trial.suggest_categorical(name, list(choices)))
+
+
+def _draw(trial: Suggests, name: str, bounds: Range) -> float:
+    if bounds.low == bounds.high:
+        return bounds.low
+    return trial.suggest_float(name, bounds.low, bounds.high, log=bounds.scale == "log")
+
+
+def _chosen(name: str, bounds: Range, value: float) -> dict[str, float] | None:
+    """The inverse of :func:`_draw`: the parameter behind ``value``, None where it is out of bounds."""
+    if not bounds.low <= value <= bounds.high:
+        return None
+    return {} if bounds.low == bounds.high else {name: value}

@@ -1,0 +1,96 @@
+"""The schedules that a search may propose: the first ones, and a pool that covers the space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autowarmup.schedule import Schedule
+from autowarmup.schedule.space import PeakRange
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.surrogate import features
+from autowarmup.seeds import derive_seed
+
+POOL_BITS = 9
+"""Candidates to choose from: two to this power."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A schedule that may be proposed, and the space's parameters behind it."""
+
+    schedule: Schedule
+    params: dict[str, float | str]
+    end: int = 0
+
+    def __hash__(self) -> int:
+        return hash(self.schedule)
+
+
+class Candidates:
+    """The schedules of a study's search space."""
+
+    def __init__(self, config: TuneConfig) -> None:
+        self.config = config
+
+    def pool(self, peaks: PeakRange) -> list[Candidate]:
+        """The schedules to choose from: evenly spread over the space. Owen 1998, Scrambling Sobol' points."""
+        from scipy.stats import qmc
+
+        points = qmc.Sobol(d=6, seed=derive_seed(self.config.seed, "pool")).random_base2(POOL_BITS)
+        return [self._candidate(peaks, {}, point.tolist()) for point in points]
+
+    def starts(self, expected: float, peaks: PeakRange, count: int) -> list[Candidate]:
+        """The first candidates: long linear warm-ups, which forgive most, to the expected peak, to one on the way from
+        there to today's, and further ones in turn above and below. The decay is linear where the space has it (Defazio
+        et al. 2023, Optimal Linear Decay Learning Rate Schedules and Further Refinements, arXiv 2310.07831)."""
+        way = math.log10(self.config.current_peak / expected) / 2.0
+        step = math.copysign(min(max(abs(way), 0.4), 0.8), way) if way else 0.8
+        offsets = [0.0, step, *(0.4 * (k // 2) * (-1) ** k for k in range(4, 4 * count + 4))]
+        distinct = dict.fromkeys(self.within(expected * 10.0**offset) for offset in offsets)
+        longest = self.config.space.warmup.steps(self.config.horizon, self.config.steps_per_epoch)[1]
+        fixed: dict[str, float | str] = {"warmup_steps_sqrt": math.sqrt(longest)}
+        for part, choices in (("shape", self.config.space.shapes), ("decay", self.config.space.decay)):
+            if "linear" in choices:
+                fixed[part] = "linear"
+        return [self._candidate(peaks, fixed | {"peak": peak}, [0.0] * 6) for peak in list(distinct)[:count]]
+
+    def _candidate(self, peaks: PeakRange, fixed: dict[str, float | str], point: Sequence[float]) -> Candidate:
+        """The space's schedule at a point of the unit cube, some parameters fixed."""
+        config = self.config
+        chooser = UnitCubePoint(fixed, point)
+        schedule = config.space.suggest(chooser, peaks, config.horizon, config.steps_per_epoch, config.beta2)
+        return Candidate(schedule, chooser.params)
+
+    def within(self, peak: float) -> float:
+        """The nearest peak of the space."""
+        bounds = self.config.space.peak
+        return peak if bounds is None else min(max(peak, bounds.low), bounds.high)
+
+
+def harsher(schedule: Schedule, broken: Schedule) -> bool:
+    """Whether a schedule asks for at least as much as one that broke: no lower peak, no gentler warm-up."""
+    return schedule.peak >= broken.peak and features(schedule)[1] <= features(broken)[1]
+
+
+@dataclass
+class UnitCubePoint:
+    """Answers what a space asks like an Optuna trial: with a fixed value, or with the next coordinate of a point of the
+    unit cube, stretched over the range."""
+
+    fixed: dict[str, float | str]
+    point: Sequence[float]
+    params: dict[str, float | str] = field(default_factory=dict)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        share = self.point[len(self.params) % len(self.point)]
+        value = low * (high / low) ** share if log else low + (high - low) * share
+        self.params[name] = min(max(float(self.fixed.get(name, value)), low), high)
+        return float(self.params[name])
+
+    def suggest_categorical(self, name: str, choices: list[str]) -> Any:
+        share = self.point[len(self.params) % len(self.point)]
+        self.params[name] = self.fixed.get(name, choices[int(share * len(choices))])
+        return self.params[name]

@@ -1,0 +1,60 @@
+"""A trial as the search sees it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from autowarmup.instability import Instability
+from autowarmup.schedule import Schedule
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.surrogate import Evidence, scores
+from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.training.trace import Outcome, Trace, final_loss
+
+
+@dataclass(eq=False)
+class TrialState:
+    """A trial as the search sees it: its trace so far, and what ended it where something did."""
+
+    spec: TrialSpec
+    trace: Trace = field(default_factory=Trace.empty)
+    instability: Instability | None = None
+    error: str | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.spec.schedule
+
+    @property
+    def end(self) -> int:
+        """The step it has got to."""
+        return self.trace.end
+
+    def take(self, result: SegmentResult) -> None:
+        """It has been trained further."""
+        self.trace = Trace.join([self.trace, result.trace])
+        self.instability, self.error = result.instability, result.error
+
+    def evidence(self, config: TuneConfig) -> Evidence:
+        """What it says about its schedule, from the first rung on: before that a loss says little."""
+        found = scores(self.trace, config.horizon, config.eval_every, config.trivial_loss)
+        if self.final_loss is not None and found[-1][0] < config.horizon:  # a loop that doesn't validate at its end
+            found = (*found, (config.horizon, self.final_loss))
+        late = tuple((step, score) for step, score in found if step >= config.rungs[0])
+        if self.outcome == "unstable":
+            return Evidence(self.schedule, late, broke=True)
+        return Evidence(self.schedule, late or found[-1:])
+
+    @property
+    def final_loss(self) -> float | None:
+        """The validation loss at the horizon, None where it didn't get there."""
+        return final_loss(self.trace) if self.outcome == "completed" else None
+
+
+def cause_of(error: str | None) -> tuple[str, str]:
+    """Where a traceback ends and which exception it ends with; its message may differ from trial to trial."""
+    where, _, last = (error or "").rpartition("\n  File ")
+    raised = re.search(r"^[\w.]+", last, re.MULTILINE)
+    return last.split("\n")[0] if where else "", raised[0] if raised else ""

@@ -1,0 +1,186 @@
+"""The study: carries out a search's decisions, keeps everything in its folder, and concludes.
+
+The driver below is the only writer. Each decision is looked up in the store before it is carried out, so a study that
+was killed takes its decisions again, finds most of them done, and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from autowarmup.engines.base import Engine, MonitorSettings, Segment
+from autowarmup.errors import StudyError, StudyLockedError, StudyMismatchError
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.decisions import Advance, Conclusion, Finish
+from autowarmup.search.search import Search
+from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.study.progress import Progress
+from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.study.store import StudyStore
+from autowarmup.training.trace import Trace
+
+
+@contextmanager
+def opened_study(folder: Path, config: TuneConfig, mlflow: str | None) -> Iterator[StudyStore]:
+    """The store of the study in ``folder``, to write to. The study's status says how it ended.
+
+    Args:
+        folder: where the study is; made if missing.
+        config: what the study does.
+        mlflow: tracking URI of the MLflow that mirrors it; None for none.
+
+    Raises:
+        StudyMismatchError: the folder holds a study of another configuration.
+        StudyLockedError: another process is working on it.
+        StudyError: the folder can't be written.
+    """
+    with _locked(folder), closing(StudyStore(folder, write=True)) as store:
+        _enter(store, config, mlflow)
+        store.set_meta("status", "running")
+        status = "failed"
+        try:
+            yield store
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            store.set_meta("status", status)
+
+
+def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Progress) -> TuneResult:
+    """Runs the study, from its start or from where it was left, to its verdict.
+
+    Args:
+        store: the study's store, open for writing.
+        config: what the study does.
+        engine: where its trials run.
+        progress: told what happens.
+
+    Raises:
+        TaskFailedError: trials failed in the same way.
+    """
+    progress.started(config, store.folder)
+    conclusion = _carry_out(Search(config), store, engine, progress)
+    result = TuneResult(
+        verdict=conclusion.verdict,
+        records=tuple(TrialRecord.of(trial) for trial in store.trials()),
+        peak_range=conclusion.peak_range,
+        config=config,
+        study=str(store.folder.absolute()),
+    )
+    store.set_meta("verdict", conclusion.verdict.model_dump(mode="json"))
+    result.save(store.folder / "result.json")
+    if result.schedule is not None:
+        (store.folder / "schedule.json").write_text(result.schedule.model_dump_json(indent=1), encoding="utf-8")
+    return result
+
+
+def _carry_out(search: Search, store: StudyStore, engine: Engine, progress: Progress) -> Conclusion:
+    """Takes the search's decisions one by one; what the store has already is not done again."""
+    config = search.config
+    monitoring = MonitorSettings(config.detectors, config.eval_every, config.trivial_loss)
+    traces: dict[int, Trace] = {}
+    decisions = search.decisions()
+    try:
+        decision = next(decisions)
+        while True:
+            answer: list[SegmentResult] = []
+            match decision:
+                case Finish(number, outcome):
+                    store.finish(number, outcome)
+                    engine.release(number)
+                    traces.pop(number, None)
+                    progress.finished(number, outcome)
+                case Advance(segments):
+                    answer = _run(segments, traces, store, engine, monitoring, progress)
+            decision = decisions.send(answer)
+    except StopIteration as stop:
+        conclusion: Conclusion = stop.value
+        return conclusion
+
+
+def _run(
+    segments: tuple[tuple[TrialSpec, int], ...],
+    traces: dict[int, Trace],
+    store: StudyStore,
+    engine: Engine,
+    monitoring: MonitorSettings,
+    progress: Progress,
+) -> list[SegmentResult]:
+    """The segments' results, in their order: from the store, or else from the engine."""
+    results: dict[int, SegmentResult] = {}
+    missing = []
+    for spec, until in segments:
+        store.add_trial(spec)
+        known = store.segment(spec.number, until)
+        if known is not None:
+            results[spec.number] = known
+            progress.replayed(spec, known)
+        else:
+            missing.append(Segment(spec, until, traces.get(spec.number, Trace.empty())))
+    for result in engine.run(missing, monitoring, progress.observe):
+        progress.segment_ended(result)
+        store.add_segment(result)
+        results[result.number] = result
+    for number, result in results.items():
+        traces[number] = Trace.join([traces.get(number, Trace.empty()), result.trace])
+    return [results[spec.number] for spec, _ in segments]
+
+
+def _enter(store: StudyStore, config: TuneConfig, mlflow: str | None) -> None:
+    """Makes the folder this configuration's study, or checks that it is."""
+    wanted = json.loads(config.model_dump_json())
+    known = store.meta("config")
+    if known is None:
+        store.set_meta("id", uuid.uuid4().hex)
+        store.set_meta("name", store.folder.absolute().name)
+        store.set_meta("created_at", time.time())
+        store.set_meta("config", wanted)
+    elif known != wanted:
+        raise StudyMismatchError(
+            f"{store.folder} holds a study of another configuration: {_difference(known, wanted)}. "
+            f"Choose another folder, or call with the same arguments to go on with it"
+        )
+    store.set_meta("mlflow", mlflow)
+
+
+def _difference(known: dict[str, object], wanted: dict[str, object], prefix: str = "") -> str:
+    """The settings that differ, as ``name: there X, here Y``."""
+    parts = []
+    for key in sorted({*known, *wanted}):
+        old, new = known.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            parts.append(_difference(old, new, f"{prefix}{key}."))
+        elif old != new:
+            parts.append(f"{prefix}{key}: there {_short(old)}, here {_short(new)}")
+    return "; ".join(parts)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer: the lock goes with the process that holds it, however that ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "study.lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise StudyLockedError(f"another process is working on the study in {folder}") from error
+    except OSError as error:
+        raise StudyError(f"can't write the study folder {folder}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,89 @@
+"""A study's trials as an Optuna study: for Optuna's visualisations, or to go on from with one of its samplers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autowarmup.schedule.space import PeakRange
+from autowarmup.search.config import TuneConfig
+from autowarmup.study.store import StoredTrial
+
+
+def optuna_study(config: TuneConfig, peaks: PeakRange, trials: Sequence[StoredTrial]) -> optuna.Study:
+    """The trials on the search's own seed: every proposal, and the baselines that the search space contains.
+
+    Instability is an observation: its value is the highest loss seen in the study, and its severity is the constraint
+    ``instability``, above 0. As a failure, Optuna's samplers would ignore it and propose the same again. A trial that
+    was stopped for better ones is PRUNED, one whose code raised is FAIL. Intermediate values are validation losses, of
+    averaged weights where there are any.
+
+    Args:
+        config: the study's configuration.
+        peaks: the peaks that were searched.
+        trials: the study's trials.
+    """
+    study = optuna.create_study(direction="minimize")
+    worst = max((loss for trial in trials for loss in _losses(trial)), default=0.0)
+    for trial in trials:
+        if trial.outcome is not None and (params := _params(config, peaks, trial)) is not None:
+            study.add_trial(_frozen(trial, params, _distributions(config, peaks, params), worst))
+    return study
+
+
+def _params(config: TuneConfig, peaks: PeakRange, trial: StoredTrial) -> dict[str, Any] | None:
+    """The search space's parameters behind a trial, None where the space doesn't contain it."""
+    if trial.spec.role == "proposal":
+        return dict(trial.spec.params)
+    if trial.spec.role != "baseline" or not peaks.low <= trial.spec.schedule.peak <= peaks.high:
+        return None
+    return config.space.params_of(trial.spec.schedule, config.steps_per_epoch)
+
+
+def _distributions(config: TuneConfig, peaks: PeakRange, params: dict[str, Any]) -> dict[str, BaseDistribution]:
+    recorder = _Recorder(params)
+    config.space.suggest(recorder, peaks, config.horizon, config.steps_per_epoch, config.beta2)
+    return recorder.distributions
+
+
+def _frozen(
+    trial: StoredTrial, params: dict[str, Any], distributions: dict[str, BaseDistribution], worst: float
+) -> FrozenTrial:
+    severity = trial.instability.severity if trial.instability else 0.0
+    attributes = {"number": trial.spec.number, "outcome": trial.outcome, "severity": severity}
+    scores = {e.step: e.score for e in trial.trace.evaluations if math.isfinite(e.score)}
+    common: dict[str, Any] = {"params": params, "distributions": distributions, "user_attrs": attributes}
+    if trial.outcome == "failed":
+        return create_trial(state=TrialState.FAIL, **common)
+    common |= {"constraints": {"instability": severity}, "intermediate_values": scores}
+    if trial.outcome == "unstable":
+        return create_trial(value=worst, **common)
+    if trial.outcome == "pruned":
+        return create_trial(state=TrialState.PRUNED, value=[*scores.values()][-1] if scores else None, **common)
+    return create_trial(value=trial.final_loss, **common)
+
+
+def _losses(trial: StoredTrial) -> list[float]:
+    losses = [*trial.trace.loss.tolist(), *(evaluation.val_loss for evaluation in trial.trace.evaluations)]
+    return [loss for loss in losses if math.isfinite(loss)]
+
+
+class _Recorder:
+    """Answers what a space asks with known parameters, and keeps the distributions that it asked for."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params = params
+        self.distributions: dict[str, BaseDistribution] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        self.distributions[name] = FloatDistribution(low, high, log=log)
+        return float(self.params[name])
+
+    def suggest_categorical(self, name: str, choices: list[str]) -> Any:
+        self.distributions[name] = CategoricalDistribution(choices)
+        return self.params[name]

@@ -1,0 +1,211 @@
+"""What a study found: the verdict, the schedule, every trial and the cost."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import ValidationError
+
+from autowarmup.errors import InputError
+from autowarmup.instability.instability import Instability
+from autowarmup.schedule.extrapolation import Extrapolation, extrapolated
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.space import PeakRange
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.trials import Role
+from autowarmup.search.verdict import Verdict
+from autowarmup.study.store import StoredTrial, StudyStore
+from autowarmup.training.trace import Outcome, Trace
+from autowarmup.values import Frozen, explain
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+
+class TrialRecord(Frozen):
+    """One trial in a line. Losses are None where they were not finite or not reached."""
+
+    number: int
+    candidate: int
+    role: Role
+    seed: int
+    schedule: Schedule
+    outcome: Outcome
+    steps: int
+    val_loss: float | None
+    val_loss_ema: float | None
+    instability: Instability | None
+    events: tuple[Instability, ...]
+    error: str | None
+    seconds: float
+
+    @classmethod
+    def of(cls, trial: StoredTrial) -> Self:
+        last = trial.trace.evaluations[-1] if trial.trace.evaluations else None
+        return cls(
+            number=trial.spec.number,
+            candidate=trial.spec.candidate,
+            role=trial.spec.role,
+            seed=trial.spec.seed,
+            schedule=trial.spec.schedule,
+            outcome=trial.outcome or "pruned",
+            steps=len(trial.trace),
+            val_loss=_finite(last.val_loss) if last else None,
+            val_loss_ema=_finite(last.val_loss_ema) if last else None,
+            instability=trial.instability,
+            events=trial.events,
+            error=trial.error,
+            seconds=trial.seconds,
+        )
+
+
+class Cost(Frozen):
+    """What the study spent: optimizer steps (also in whole runs), seconds of training, steps of unstable trials."""
+
+    steps: int
+    runs: float
+    seconds: float
+    unstable_steps: int
+
+    @property
+    def unstable_share(self) -> float:
+        return self.unstable_steps / self.steps if self.steps else 0.0
+
+
+class TuneResult(Frozen):
+    """What a study found.
+
+    Args:
+        verdict: tuned, tie or nothing stable, with the paired intervals behind it.
+        records: every trial, in order.
+        peak_range: the peaks that were searched, as measured or as given.
+        config: the study's configuration.
+        study: the study's folder, as an absolute path.
+    """
+
+    verdict: Verdict
+    records: tuple[TrialRecord, ...]
+    peak_range: PeakRange | None
+    config: TuneConfig
+    study: str
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule to use; None where nothing was stable. Where a shorter horizon was tuned than it is wanted for,
+        extrapolated to that."""
+        return self.extrapolation.schedule if self.extrapolation else self.verdict.schedule
+
+    @property
+    def extrapolation(self) -> Extrapolation | None:
+        """How the schedule was extrapolated to a longer horizon; None where the horizon that was asked for was
+        tuned."""
+        tuned, config = self.verdict.schedule, self.config
+        if tuned is None or config.horizon == config.total_steps:
+            return None
+        return extrapolated(tuned, config.total_steps)
+
+    @property
+    def cost(self) -> Cost:
+        steps = sum(record.steps for record in self.records)
+        return Cost(
+            steps=steps,
+            runs=steps / self.config.horizon,
+            seconds=sum(record.seconds for record in self.records),
+            unstable_steps=sum(record.steps for record in self.records if record.outcome == "unstable"),
+        )
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """Every trial as a row: its schedule's parameters, outcome, losses, and where instability began."""
+        import pandas as pd
+
+        rows = []
+        for record in self.records:
+            schedule, found = record.schedule, record.instability
+            rows.append(
+                {
+                    "number": record.number,
+                    "candidate": record.candidate,
+                    "role": record.role,
+                    "seed": record.seed,
+                    "outcome": record.outcome,
+                    "peak": schedule.peak,
+                    "shape": schedule.shape.kind,
+                    "warmup_steps": schedule.duration,
+                    "decay": schedule.decay.kind,
+                    "steps": record.steps,
+                    "val_loss": record.val_loss,
+                    "val_loss_ema": record.val_loss_ema,
+                    "instability": found.kind if found else None,
+                    "instability_step": found.step if found else None,
+                    "instability_lr": found.lr if found else None,
+                    "spikes": sum(event.kind == "spike" for event in record.events),
+                    "seconds": record.seconds,
+                }
+            )
+        return pd.DataFrame(rows).set_index("number")
+
+    def optuna_study(self) -> optuna.Study:
+        """The study's trials as an Optuna study in memory, for Optuna's visualisations or its samplers; see
+        :func:`autowarmup.study.optuna_study.optuna_study`."""
+        from autowarmup.study.optuna_study import optuna_study
+
+        assert self.peak_range is not None
+        with closing(StudyStore(Path(self.study))) as store:
+            return optuna_study(self.config, self.peak_range, store.trials())
+
+    def trace(self, number: int) -> Trace:
+        """The trace of trial ``number``, read from the study's folder."""
+        with closing(StudyStore(Path(self.study))) as store:
+            return store.trial(number).trace
+
+    def summary(self) -> str:
+        """The findings in a few lines, for a terminal."""
+        outcomes = [record.outcome for record in self.records]
+        counted = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
+        lines = [f"verdict: {self.verdict.kind}. {self.verdict.message}"]
+        if self.schedule:
+            lines.append(f"schedule: {self.schedule.describe()}")
+        if self.extrapolation:
+            lines.append(f"  {self.extrapolation.describe()}")
+        for comparison in self.verdict.comparisons:
+            finals = ", ".join("none" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
+            difference = ""
+            if interval := comparison.interval:
+                difference = f"; tuned minus this: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+            lines.append(f"  {comparison.name}: final validation loss {finals}{difference}")
+        cost = self.cost
+        lines.append(f"trials: {len(outcomes)} ({counted})")
+        lines.append(
+            f"cost: {cost.steps:,} optimizer steps = {cost.runs:.1f} whole runs, {cost.seconds:.0f} s; "
+            f"{cost.unstable_share:.0%} of the steps on unstable trials"
+        )
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the result as JSON. The traces stay in the study's folder."""
+        Path(path).write_text(self.model_dump_json(indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads what :meth:`save` wrote; a study's folder will do.
+
+        Raises:
+            InputError: the file is missing or not a result.
+        """
+        file = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"no result at {file}: {error.strerror}") from error
+        except ValidationError as error:
+            raise InputError(f"{file} is not a result: {explain(error, cls.model_fields)}") from error
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

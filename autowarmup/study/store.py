@@ -1,0 +1,185 @@
+"""The study's store: one SQLite file, the one truth. Only the driver writes it.
+
+A trial is worked on in segments, each ending at a rung. A segment's result (what the trial recorded and how the
+segment ended) is committed in one transaction and never changed, so a study that was killed finds everything that was
+finished, and nothing half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autowarmup.errors import StudyError
+from autowarmup.instability import Instability
+from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.training.trace import Outcome, Trace, final_loss
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trials (
+    number INTEGER PRIMARY KEY,
+    spec TEXT NOT NULL,
+    outcome TEXT
+);
+CREATE TABLE IF NOT EXISTS segments (
+    number INTEGER NOT NULL REFERENCES trials (number),
+    until INTEGER NOT NULL,
+    trace BLOB NOT NULL,
+    instability TEXT,
+    events TEXT NOT NULL,
+    error TEXT,
+    started_at REAL NOT NULL,
+    seconds REAL NOT NULL,
+    PRIMARY KEY (number, until)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial as the store has it: its specification, its outcome (None while it is open) and its segments."""
+
+    spec: TrialSpec
+    outcome: Outcome | None
+    segments: tuple[SegmentResult, ...]
+
+    @property
+    def trace(self) -> Trace:
+        return Trace.join([segment.trace for segment in self.segments])
+
+    @property
+    def instability(self) -> Instability | None:
+        return next((segment.instability for segment in self.segments if segment.instability), None)
+
+    @property
+    def events(self) -> tuple[Instability, ...]:
+        return tuple(event for segment in self.segments for event in segment.events)
+
+    @property
+    def error(self) -> str | None:
+        return next((segment.error for segment in self.segments if segment.error), None)
+
+    @property
+    def final_loss(self) -> float | None:
+        """The validation loss at the horizon, or where none was reported the training loss of the last tenth; None
+        where the trial didn't get there."""
+        return final_loss(self.trace) if self.outcome == "completed" else None
+
+    @property
+    def seconds(self) -> float:
+        return sum(segment.seconds for segment in self.segments)
+
+
+class StudyStore:
+    """The study in ``folder``: opened for writing by its driver, read-only by everyone else.
+
+    Raises:
+        StudyError: the folder holds no study, or can't be written.
+    """
+
+    def __init__(self, folder: Path, *, write: bool = False) -> None:
+        self.folder = folder
+        self.path = folder / "study.db"
+        if not write and not self.path.exists():
+            raise StudyError(f"{folder} holds no study (no {self.path.name} in it)")
+        try:
+            if write:
+                folder.mkdir(parents=True, exist_ok=True)
+            uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
+            self._db = sqlite3.connect(uri, uri=True, timeout=30.0, isolation_level=None)
+            if write:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.executescript(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise StudyError(f"can't {'write' if write else 'read'} the study folder {folder}: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- settings --
+
+    def meta(self, key: str) -> Any:
+        """A setting of the study, None where there is none."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def set_meta(self, key: str, value: Any) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    # -- what the driver writes --
+
+    def add_trial(self, spec: TrialSpec) -> None:
+        """Notes a trial that was decided.
+
+        Raises:
+            StudyError: the study has another trial of that number: it was made by other versions of the libraries.
+        """
+        wanted = spec.model_dump_json()
+        self._db.execute("INSERT OR IGNORE INTO trials (number, spec) VALUES (?, ?)", (spec.number, wanted))
+        stored = self._db.execute("SELECT spec FROM trials WHERE number = ?", (spec.number,)).fetchone()[0]
+        if TrialSpec.model_validate_json(stored) != spec:
+            raise StudyError(
+                f"trial {spec.number} of the study in {self.folder} is not the one that is decided now: the study was "
+                f"begun with other versions of autowarmup or its libraries. Go on with those, or choose another folder"
+            )
+
+    def add_segment(self, result: SegmentResult) -> None:
+        self._db.execute(
+            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                result.number,
+                result.until,
+                result.trace.to_bytes(),
+                result.instability.model_dump_json() if result.instability else None,
+                json.dumps([event.model_dump() for event in result.events]),
+                result.error,
+                result.started_at,
+                result.seconds,
+            ),
+        )
+
+    def finish(self, number: int, outcome: Outcome) -> None:
+        self._db.execute("UPDATE trials SET outcome = ? WHERE number = ?", (outcome, number))
+
+    # -- what everyone reads --
+
+    def segment(self, number: int, until: int) -> SegmentResult | None:
+        """The result of one segment, None where it hasn't finished."""
+        return next(self._segments("WHERE number = ? AND until = ?", (number, until)), None)
+
+    def trial(self, number: int) -> StoredTrial:
+        row = self._db.execute("SELECT spec, outcome FROM trials WHERE number = ?", (number,)).fetchone()
+        if row is None:
+            raise StudyError(f"the study in {self.folder} has no trial {number}; it has {len(self.numbers())}, from 0")
+        spec, outcome = row
+        segments = tuple(self._segments("WHERE number = ?", (number,)))
+        return StoredTrial(TrialSpec.model_validate_json(spec), outcome, segments)
+
+    def numbers(self) -> list[int]:
+        """All trials' numbers, in order."""
+        return [row[0] for row in self._db.execute("SELECT number FROM trials ORDER BY number")]
+
+    def trials(self) -> list[StoredTrial]:
+        return [self.trial(number) for number in self.numbers()]
+
+    def _segments(self, where: str, values: tuple[int, ...]) -> Iterator[SegmentResult]:
+        query = f"SELECT * FROM segments {where} ORDER BY number, until"
+        with closing(self._db.execute(query, values)) as rows:
+            for number, until, trace, instability, events, error, started_at, seconds in rows:
+                yield SegmentResult(
+                    number,
+                    until,
+                    Trace.from_bytes(trace),
+                    Instability.model_validate_json(instability) if instability else None,
+                    tuple(Instability.model_validate(event) for event in json.loads(events)),
+                    error,
+                    started_at,
+                    seconds,
+                )

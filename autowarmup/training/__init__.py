@@ -1,0 +1,1 @@
+"""Trains trials: recipe, trial, task; data, losses, averages, random states, processes; and what a trial records."""

@@ -1,0 +1,68 @@
+"""What an engine asks of a task and of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from autowarmup.schedule import Schedule
+from autowarmup.training.trace import Trace
+
+if TYPE_CHECKING:
+    from autowarmup.training.distributed import Group
+
+
+class Writable(Protocol):
+    """Takes bytes."""
+
+    def write(self, data: Any, /) -> Any: ...
+
+
+OpenState = Callable[[], AbstractContextManager[Writable]]
+"""Opens the place where a trial's state is to be written."""
+
+
+class RunningTrial(Protocol):
+    """A trial under way, at optimizer step ``step``."""
+
+    step: int
+
+    def run(self, until: int) -> Iterator[Trace]:
+        """Trains up to step ``until`` and yields what it recorded, block by block."""
+
+    def save(self, open_state: OpenState) -> bool:
+        """Writes all that is needed to go on. False, and nothing is opened, where the trial must wait in memory."""
+
+    def close(self) -> None:
+        """Frees what the trial holds."""
+
+
+class Task(Protocol):
+    """What is trained: a model on data, or a training loop of the user's own.
+
+    Attributes:
+        current_peak: the learning rate in use today.
+        beta2: the optimizer's second-moment decay.
+        trivial_loss: the loss of the best prediction that ignores its input; None where it is not known.
+        uses_cuda: whether a trial trains on a CUDA device.
+    """
+
+    current_peak: float
+    beta2: float
+    trivial_loss: float | None
+
+    @property
+    def uses_cuda(self) -> bool: ...
+
+    @property
+    def steps_per_epoch(self) -> int | None: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What is trained, as plain values; a study of another description is refused."""
+
+    def join(self, group: Group) -> None:
+        """This process is one of several that train each trial together."""
+
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> RunningTrial:
+        """A trial at its start, or where ``state`` left it."""

@@ -1,0 +1,199 @@
+"""The user's data as batches that every candidate of a seed sees in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from autowarmup.errors import InputError
+from autowarmup.seeds import derive_seed
+from autowarmup.training.batch import Batch
+from autowarmup.training.rng import borrowed, seed_everything
+
+EXPECTED = (
+    "data must be (train, validation), each a DataLoader, a Dataset, a tuple of tensors or NumPy arrays such as "
+    "(X, y), or a callable that returns such a pair"
+)
+
+
+class Data:
+    """Train and validation data, checked.
+
+    Args:
+        data: a pair of DataLoaders, Datasets, or tuples of tensors or NumPy arrays; or a callable returning a pair of
+            iterables. The callable is called once; again for every pass where what it returned can only be
+            iterated over once.
+        batch_size: for Datasets, tensors and arrays; four times as many for validation, which needs no gradients.
+
+    Raises:
+        InputError: no validation data, empty or one-shot data, arrays of different lengths.
+    """
+
+    def __init__(self, data: Any, batch_size: int) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} must be at least 1")
+        self._make: Callable[[], tuple[Any, Any]] | None = data if callable(data) else None
+        with borrowed():
+            train, validation = _pair(data() if callable(data) else data)
+        self.train = _Source(train, "train", batch_size, self._again(0), shuffle=True)
+        self.validation = _Source(validation, "validation", 4 * batch_size, self._again(1), shuffle=False)
+        self._batch_size = batch_size
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A callable is called again where the task goes; what it returned here is not sent there."""
+        if self._make is None:
+            return super().__reduce_ex__(protocol)
+        return Data, (self._make, self._batch_size)
+
+    def _again(self, index: int) -> Callable[[], Any] | None:
+        make = self._make
+        return None if make is None else lambda: make()[index]
+
+
+class _Source:
+    """One of the two data sets, as passes over its batches."""
+
+    def __init__(self, data: Any, name: str, batch_size: int, again: Callable[[], Any] | None, shuffle: bool) -> None:
+        self._again, self._batch_size, self._shuffle = again, batch_size, shuffle
+        self._data = _dataset(data, name)
+        self._one_shot = isinstance(self._data, Iterator)
+        if self._one_shot and again is None:
+            raise InputError(
+                f"the {name} data is a {type(data).__name__}, which can only be iterated over once; every trial needs "
+                f"it from the start: pass a callable that makes it anew"
+            )
+        if not isinstance(self._data, Iterable) and not isinstance(self._data, Dataset):
+            raise InputError(f"the {name} data is a {type(data).__name__}; {EXPECTED}")
+        if isinstance(self._data, IterableDataset):
+            raise InputError(
+                f"the {name} data is an IterableDataset: wrap it in a DataLoader, which makes batches of it"
+            )
+        if isinstance(self._data, Dataset) and not isinstance(self._data, Sized):
+            raise InputError(f"the {name} data, a {type(data).__name__}, has no length: a Dataset needs __len__")
+        if getattr(self._data, "persistent_workers", False):
+            raise InputError(
+                f"the {name} DataLoader has persistent_workers=True: its workers would carry their random state from "
+                f"one trial to the next, and trials could not be compared; pass persistent_workers=False"
+            )
+        if self.batches == 0:
+            raise InputError(f"the {name} data is empty: {type(data).__name__} of length 0")
+
+    @property
+    def batches(self) -> int | None:
+        """Batches of one pass, None where that isn't known."""
+        if _is_indexed(self._data):
+            return -(-len(cast(Sized, self._data)) // self._batch_size)
+        try:
+            return len(cast(Sized, self._data))
+        except TypeError:
+            return None
+
+    def passes(self, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Pass after pass, without end, from batch number ``start`` on.
+
+        The global generators are seeded from ``seed`` and the number of the pass or batch before each use, so that
+        shuffling and augmentation are the same for every trial of a seed, wherever it starts. The caller gives them
+        their state back.
+        """
+        epoch = start // self.batches if self.batches and self._exact else 0
+        index = epoch * self.batches if self.batches else 0
+        while True:
+            skip = max(0, start - index) if _is_indexed(self._data) else 0
+            seed_everything(derive_seed(seed, "pass", epoch))
+            batches = self.one_pass(derive_seed(seed, "order", epoch), skip)
+            index += skip
+            first = index
+            while True:
+                seed_everything(derive_seed(seed, "batch", index))
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                if index >= start:
+                    yield batch
+                index += 1
+            if index == first:
+                raise InputError("the train data is empty: one pass over it gave no batch")
+            epoch += 1
+
+    @property
+    def _exact(self) -> bool:
+        """Whether ``batches`` is certain, so that whole passes can be skipped uncounted."""
+        loader = isinstance(self._data, DataLoader) and not isinstance(self._data.dataset, IterableDataset)
+        return loader or _is_indexed(self._data)
+
+    def one_pass(self, order_seed: int = 0, skip: int = 0) -> Iterator[Batch]:
+        """One pass over the batches. Indexed data skips ``skip`` batches at no cost; other data starts at the first."""
+        if _is_indexed(self._data):
+            return self._indexed(order_seed, skip)
+        if self._one_shot:
+            assert self._again is not None
+            return iter(self._again())
+        return _left_alone(self._data, order_seed)
+
+    def _indexed(self, order_seed: int, skip: int) -> Iterator[Batch]:
+        dataset = cast(Any, self._data)
+        size = len(dataset)
+        order = np.random.default_rng(order_seed).permutation(size) if self._shuffle else np.arange(size)
+        starts = range(skip * self._batch_size, size, self._batch_size)
+        parts = (order[start : start + self._batch_size] for start in starts)
+        if type(dataset) is TensorDataset:
+            return (tuple(tensor[part] for tensor in dataset.tensors) for part in map(torch.from_numpy, parts))
+        return iter(DataLoader(dataset, batch_sampler=(part.tolist() for part in parts)))
+
+
+def _pair(data: Any) -> tuple[Any, Any]:
+    if not isinstance(data, tuple | list):
+        raise InputError(f"{EXPECTED}; got {type(data).__name__}. Without validation data nothing can be compared")
+    if len(data) != 2:
+        raise InputError(f"{EXPECTED}; got {len(data)} parts")
+    if all(isinstance(part, np.ndarray | torch.Tensor) for part in data):
+        shapes = " and ".join(str(tuple(part.shape)) for part in data)
+        raise InputError(f"no validation data: {EXPECTED}; got two arrays of shapes {shapes}")
+    return data[0], data[1]
+
+
+def _dataset(data: Any, name: str) -> Any:
+    """Tensors and arrays as a TensorDataset; everything else as it is."""
+    if data is None:
+        raise InputError(f"no {name} data: {EXPECTED}")
+    if isinstance(data, np.ndarray | torch.Tensor):
+        data = (data,)
+    arrays = isinstance(data, tuple | list) and all(isinstance(part, np.ndarray | torch.Tensor) for part in data)
+    if not arrays or not data:
+        return data
+    tensors = [torch.as_tensor(part) for part in data]
+    lengths = [len(tensor) if tensor.dim() else 0 for tensor in tensors]
+    if len(set(lengths)) > 1:
+        raise InputError(f"the {name} data's arrays have different lengths: {', '.join(map(str, lengths))}")
+    return TensorDataset(*(tensor.float() if tensor.dtype == torch.float64 else tensor for tensor in tensors))
+
+
+def _is_indexed(data: Any) -> bool:
+    return isinstance(data, Dataset) and not isinstance(data, IterableDataset)
+
+
+def _left_alone(loader: Any, seed: int) -> Iterator[Batch]:
+    """A pass over a loader of the user's; its own generators draw from ``seed`` and are never seen changed."""
+    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
+    owners = [loader, *samplers, getattr(samplers[1], "sampler", None)]
+    generators = list({id(g): g for owner in owners if (g := getattr(owner, "generator", None))}.values())
+    states = [torch.Generator(g.device).manual_seed(seed).get_state() for g in generators]
+    batches: Iterator[Batch] | None = None
+    while True:
+        theirs = [generator.get_state() for generator in generators]
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        try:
+            batches = batches or iter(loader)
+            batch = next(batches, None)
+            states = [generator.get_state() for generator in generators]
+        finally:
+            for generator, state in zip(generators, theirs, strict=True):
+                generator.set_state(state)
+        if batch is None:
+            return
+        yield batch

@@ -1,0 +1,156 @@
+"""What a trial needs to know of a task: how to build the model and its optimizer, and what the loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from autowarmup.errors import InputError
+from autowarmup.seeds import derive_seed
+from autowarmup.training.batch import Batch, output_of, target_of
+from autowarmup.training.data import Data
+from autowarmup.training.distributed import Group
+from autowarmup.training.losses import Loss, inferred_loss, own_loss
+from autowarmup.training.rng import seed_everything
+from autowarmup.values import Frozen
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class TrainSettings(Frozen):
+    """How to train, apart from the schedule.
+
+    Args:
+        batch_size: for Datasets, tensors and arrays; loaders have their own.
+        accumulate: batches whose gradients make one optimizer step. Steps always mean optimizer steps.
+        clip_norm: largest gradient norm; larger gradients are scaled down to it.
+        precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"fp16"`` (autocast with a gradient scaler).
+        device: ``"cuda"``, ``"cuda:1"``, ``"mps"``, ``"cpu"``; left out, the best there is.
+        compile: whether to run the model through ``torch.compile``.
+    """
+
+    batch_size: int = Field(default=32, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    clip_norm: float | None = Field(default=None, gt=0.0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: str | None = None
+    compile: bool = False
+
+
+class Recipe:
+    """How to train: builds models and optimizers, and computes losses.
+
+    Args:
+        model_fn: builds a fresh model; called under a seed.
+        data: what to train on and to validate with.
+        loss: ``loss(output, target)``; None where it is inferred, or the model's own.
+        optimizer: builds the optimizer from parameters; None for AdamW with PyTorch's defaults.
+        metrics: further validation metrics by name, ``metric(output, target)``.
+        settings: batch size, accumulation, clipping, precision, device.
+
+    Attributes:
+        partly_used: whether some of the model's parameters take no part in the loss.
+        group: the processes that train the model together.
+
+    Raises:
+        InputError: one of the functions isn't one, or the device can't be used.
+    """
+
+    def __init__(
+        self,
+        model_fn: Callable[[], nn.Module],
+        data: Any,
+        *,
+        loss: Loss | None = None,
+        optimizer: OptimizerFactory | None = None,
+        metrics: dict[str, Loss] | None = None,
+        settings: TrainSettings | None = None,
+    ) -> None:
+        _check_functions(model_fn, loss, optimizer, metrics)
+        self.settings = settings or TrainSettings()
+        self.device = best_device() if self.settings.device is None else _named_device(self.settings.device)
+        self.model_fn = model_fn
+        self.data = Data(data, self.settings.batch_size)
+        self.loss = loss
+        self.optimizer_fn: OptimizerFactory = optimizer or torch.optim.AdamW
+        self.metrics = metrics or {}
+        self.group = Group()
+        self.partly_used = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process: on the device that is the best there, where none was named."""
+        self.__dict__ |= state
+        if self.settings.device is None:
+            self.device = best_device()
+
+    def build_model(self, seed: int) -> nn.Module:
+        """A model with the initial weights of ``seed``, on the device."""
+        seed_everything(derive_seed(seed, "model"), self.device)
+        model = self.model_fn()
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model_fn must return a torch.nn.Module, got {type(model).__name__}")
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise InputError("the model has no parameters to train: none, or all with requires_grad=False")
+        if any(is_lazy(parameter) for parameter in model.parameters()):
+            raise InputError(
+                "the model's lazy modules have no shapes yet: model_fn must run a batch through them first"
+            )
+        return model.to(self.device)
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        optimizer = self.optimizer_fn([p for p in model.parameters() if p.requires_grad])
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise InputError(f"optimizer must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        rates = [group.get("lr") for group in optimizer.param_groups]
+        if not max(0.0 if rate is None else float(rate) for rate in rates) > 0.0 or None in rates:
+            raise InputError(f"{type(optimizer).__name__} has no learning rate above 0: its groups have {rates}")
+        return optimizer
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+        """The loss of a batch, and the model's output."""
+        output = output_of(model, batch)
+        if self.loss is not None:
+            return self.loss(output, target_of(batch)), output
+        own = own_loss(output)
+        return (inferred_loss(output, target_of(batch)) if own is None else own), output
+
+
+def best_device() -> torch.device:
+    """CUDA or MPS where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={name!r} can't be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _check_functions(model_fn: Any, loss: Any, optimizer: Any, metrics: Any) -> None:
+    if not callable(model_fn) or isinstance(model_fn, nn.Module):
+        raise InputError(
+            f"model_fn must be a function that builds a fresh model, got {type(model_fn).__name__}: "
+            f"for a class or a call, pass lambda: YourModel(...)"
+        )
+    if loss is not None and not callable(loss):
+        raise InputError(f"loss must be a function loss(output, target), got {loss!r}")
+    if optimizer is not None and (not callable(optimizer) or isinstance(optimizer, torch.optim.Optimizer)):
+        raise InputError(
+            f"optimizer must be a function that takes parameters, such as "
+            f"lambda params: torch.optim.AdamW(params, lr=3e-4), got {type(optimizer).__name__}"
+        )
+    if metrics is not None and not (isinstance(metrics, dict) and all(callable(metric) for metric in metrics.values())):
+        raise InputError(f"metrics must be functions metric(output, target) by name, got {metrics!r}")
+    for name in metrics or {}:
+        if name == "loss" or name.endswith("_ema"):
+            raise InputError(f"a metric can't be called {name!r}: that name is taken")
