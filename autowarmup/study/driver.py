@@ -76,6 +76,9 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
         config=config,
         study=str(store.folder.absolute()),
     )
+    store.set_meta("schedule", None if result.schedule is None else result.schedule.model_dump(mode="json"))
+    store.set_meta("extrapolation", result.extrapolation and result.extrapolation.describe())
+    store.set_meta("finished_at", time.time())
     store.set_meta("verdict", conclusion.verdict.model_dump(mode="json"))
     result.save(store.folder / "result.json")
     if result.schedule is not None:
