@@ -17,6 +17,7 @@ from autowarmup.study.result import TrialRecord, TuneResult
 HEADLINES = {
     "tuned": "Tuned: use this schedule",
     "tie": "Tie: nothing beats the simple schedule",
+    "leaning": "Leaning: the simple schedule is the best so far",
     "nothing stable": "Nothing stable: no schedule got to its end",
 }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from autowarmup.schedule import Schedule
@@ -15,6 +16,10 @@ from autowarmup.seeds import derive_seed
 
 POOL_BITS = 9
 """Candidates to choose from: two to this power."""
+
+PARAMETERS = ("peak", "shape", "decay", "final_factor", "warmup_steps_sqrt", "power", "start_factor")
+"""What a space may ask for, by name."""
+DIMENSIONS = len(PARAMETERS)
 
 
 @dataclass(frozen=True)
@@ -39,23 +44,32 @@ class Candidates:
         """The schedules to choose from: evenly spread over the space. Owen 1998, Scrambling Sobol' points."""
         from scipy.stats import qmc
 
-        points = qmc.Sobol(d=6, seed=derive_seed(self.config.seed, "pool")).random_base2(POOL_BITS)
-        return [self._candidate(peaks, {}, point.tolist()) for point in points]
+        sobol = qmc.Sobol(d=DIMENSIONS, seed=derive_seed(self.config.seed, "pool"))
+        return [self._candidate(peaks, {}, point.tolist()) for point in sobol.random_base2(POOL_BITS)]
 
     def starts(self, expected: float, peaks: PeakRange, count: int) -> list[Candidate]:
         """The first candidates: long linear warm-ups, which forgive most, to the expected peak, to one on the way from
-        there to today's, and further ones in turn above and below. The decay is linear where the space has it (Defazio
-        et al. 2023, Optimal Linear Decay Learning Rate Schedules and Further Refinements, arXiv 2310.07831)."""
-        way = math.log10(self.config.current_peak / expected) / 2.0
-        step = math.copysign(min(max(abs(way), 0.4), 0.8), way) if way else 0.8
-        offsets = [0.0, step, *(0.4 * (k // 2) * (-1) ** k for k in range(4, 4 * count + 4))]
-        distinct = dict.fromkeys(self.within(expected * 10.0**offset) for offset in offsets)
-        longest = self.config.space.warmup.steps(self.config.horizon, self.config.steps_per_epoch)[1]
+        there to today's, and to further ones in turn above and below, as far as the range of peaks goes. Where it holds
+        fewer than ``count``, the rest come from the pool. The decay is linear where the space has it (Defazio et al.
+        2023, Optimal Linear Decay Learning Rate Schedules and Further Refinements, arXiv 2310.07831)."""
+        space, config = self.config.space, self.config
+        longest = space.warmup.steps(config.horizon, config.steps_per_epoch)[1]
         fixed: dict[str, float | str] = {"warmup_steps_sqrt": math.sqrt(longest)}
-        for part, choices in (("shape", self.config.space.shapes), ("decay", self.config.space.decay)):
+        for part, choices in (("shape", space.shapes), ("decay", space.decay)):
             if "linear" in choices:
                 fixed[part] = "linear"
-        return [self._candidate(peaks, fixed | {"peak": peak}, [0.0] * 6) for peak in list(distinct)[:count]]
+        wanted = islice(self._first_peaks(expected, peaks), count)
+        starts = [self._candidate(peaks, fixed | {"peak": peak}, [0.0] * DIMENSIONS) for peak in wanted]
+        return [*starts, *self.pool(peaks)[: count - len(starts)]]
+
+    def _first_peaks(self, expected: float, peaks: PeakRange) -> Iterator[float]:
+        """Distinct peaks of the range, the expected one first."""
+        way = math.log10(self.config.current_peak / expected) / 2.0
+        step = math.copysign(min(max(abs(way), 0.4), 0.8), way) if way else 0.8
+        widest = math.ceil(math.log10(peaks.high / peaks.low) / 0.4) + 4
+        offsets = [0.0, step, *(0.4 * (k // 2) * (-1) ** k for k in range(4, 2 * widest + 4))]
+        clamped = (min(max(expected * 10.0**offset, peaks.low), peaks.high) for offset in offsets)
+        yield from dict.fromkeys(clamped)
 
     def _candidate(self, peaks: PeakRange, fixed: dict[str, float | str], point: Sequence[float]) -> Candidate:
         """The space's schedule at a point of the unit cube, some parameters fixed."""
@@ -85,12 +99,12 @@ class UnitCubePoint:
     params: dict[str, float | str] = field(default_factory=dict)
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        share = self.point[len(self.params) % len(self.point)]
+        share = self.point[PARAMETERS.index(name)]
         value = low * (high / low) ** share if log else low + (high - low) * share
         self.params[name] = min(max(float(self.fixed.get(name, value)), low), high)
         return float(self.params[name])
 
     def suggest_categorical(self, name: str, choices: list[str]) -> Any:
-        share = self.point[len(self.params) % len(self.point)]
+        share = self.point[PARAMETERS.index(name)]
         self.params[name] = self.fixed.get(name, choices[int(share * len(choices))])
         return self.params[name]

@@ -114,6 +114,11 @@ class TuneConfig(Frozen):
         return verdict_runs(self.confirm_seeds) * self.horizon
 
     @property
+    def paired_cost(self) -> int:
+        """Steps of the paired runs alone: one schedule and one baseline on every fresh seed."""
+        return 2 * self.confirm_seeds * self.horizon
+
+    @property
     def least_budget(self) -> int:
         return self.probe_steps + 2 * self.horizon + self.verdict_cost
 

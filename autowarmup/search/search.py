@@ -13,6 +13,7 @@ docs/search.md has the measurements behind it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from typing import TypeVar
 
@@ -43,13 +44,15 @@ MUCH_BETTER = 0.5
 SETTLED = 0.05
 """The search ends where no expected improvement exceeds this many typical differences."""
 
-MOST_FAILURES = 20
-"""Trials that fail at once cost no steps: so many of them end a search."""
+FAILED_ALIKE = 2
+"""Proposals that may fail in the same way, before the study stops: then it is not the schedule's doing."""
 
-FIRST_TRIALS = 3
-"""Where this many trials have all failed in the same way, the task itself is broken."""
+MOST_FAILURES = 20
+"""Proposals that may fail in ways of their own: they may cost no steps, so the budget doesn't bound them."""
 
 T = TypeVar("T")
+Choice = TrialState | Candidate
+"""What may be trained next: a trial that goes on, or a candidate that starts."""
 Steps = Generator[Decision, list[SegmentResult], T]
 """A part of a search: yields its decisions and returns what it found."""
 
@@ -62,15 +65,24 @@ class Search:
         self._source = candidates or Candidates(config)
         self.spent = 0
         self._trials: list[TrialState] = []
+        self._pool: list[Candidate] = []
         self._candidates = 0
 
     def decisions(self) -> Decisions:
-        """The whole search, from the first probe to the verdict."""
+        """The whole search, from the first probe to the verdict.
+
+        Raises:
+            TaskFailedError: trials failed in a way that no schedule explains.
+        """
         expected = yield from self._expected_peak()
         peaks = self._peak_range(expected)
         proposals = yield from self._exploration(expected, peaks)
         baselines = yield from self._baselines()
-        verdict = yield from self._verdict(proposals, baselines)
+        settled = yield from self._exploration_against(baselines, proposals, expected)
+        for trial in proposals:
+            if trial.outcome is None:
+                yield from self._finish(trial, "pruned")
+        verdict = yield from self._verdict(proposals, baselines, settled)
         return Conclusion(verdict, peaks)
 
     # -- the parts of a search --
@@ -96,37 +108,59 @@ class Search:
         """Stage after stage of the trials that promise most, as long as they promise enough and the budget lasts."""
         config = self.config
         first, *_ = config.rungs
-        pool = self._source.pool(peaks)
+        self._pool = self._source.pool(peaks)
         proposals: list[TrialState] = []
-        starts = self._source.starts(expected, peaks, max(2, config.cohort))
-        stages = [(self._propose(candidate), first) for candidate in starts]
+        starts: list[Choice] = [*self._source.starts(expected, peaks, max(2, config.cohort))]
+        stages = [(start, first) for start in starts]
         while stages:
-            proposals += [trial for trial, _ in stages if trial not in proposals]
-            yield from self._advance(stages)
-            if sum(trial.outcome == "failed" for trial in proposals) >= MOST_FAILURES:
-                break
-            stages = self._next_stages(proposals, pool, expected, peaks)
-        for trial in proposals:
-            if trial.outcome is None:
-                yield from self._finish(trial, "pruned")
+            yield from self._train(stages, proposals)
+            left = config.budget - config.verdict_cost - self.spent
+            stages = self._next_stages(proposals, expected, left)
         return proposals
 
-    def _next_stages(
-        self, proposals: Sequence[TrialState], pool: list[Candidate], expected: float, peaks: PeakRange
-    ) -> list[tuple[TrialState, int]]:
-        """What to train next and how far: up to a cohort, affordable together; none where the search has settled."""
-        evidence = [trial.evidence(self.config) for trial in proposals if trial.outcome != "failed"]
+    def _exploration_against(
+        self, baselines: Sequence[TrialState], proposals: list[TrialState], expected: float
+    ) -> Steps[bool]:
+        """Where a baseline is the best so far, the exploration goes on with what is now known, until something is
+        better, nothing is expected to be, or the rest of the budget is for the paired runs. Peaks are then expected
+        halfway between the baseline's and those that the probe told. Returns whether nothing better is expected."""
+        while (best := _best(baselines)) is not None and not _beaten(best, proposals):
+            known = [*proposals, *baselines]
+            halfway = math.sqrt(expected * best.schedule.peak)
+            stages = self._next_stages(known, halfway, self.config.budget - self.config.paired_cost - self.spent)
+            if not stages:
+                return not self._next_stages(known, halfway, math.inf)
+            yield from self._train(stages, proposals)
+        return True
+
+    def _train(self, stages: Sequence[tuple[Choice, int]], proposals: list[TrialState]) -> Steps[None]:
+        """Trains what was chosen, each up to its step. Candidates become proposals."""
+        chosen: list[tuple[TrialState, int]] = []
+        for choice, until in stages:
+            if isinstance(choice, Candidate):
+                self._pool = [candidate for candidate in self._pool if candidate != choice]
+                choice = self._new(choice.schedule, "proposal", self.config.seed, params=choice.params)
+                proposals.append(choice)
+            chosen.append((choice, until))
+        yield from self._advance(chosen)
+
+    def _next_stages(self, trials: Sequence[TrialState], expected: float, left: float) -> list[tuple[Choice, int]]:
+        """What to train next and how far: up to a cohort, at most ``left`` steps together; none where the search has
+        settled. A schedule whose only trial failed may be tried again."""
+        if sum(trial.outcome == "failed" for trial in trials) >= MOST_FAILURES:
+            return []
+        evidence = [trial.evidence(self.config) for trial in trials if trial.outcome != "failed"]
         broken = [item.schedule for item in evidence if item.broke]
-        fresh = [c for c in pool if not any(harsher(c.schedule, schedule) for schedule in broken)]
-        choices: list[TrialState | Candidate] = [*(t for t in proposals if t.outcome is None), *fresh]
+        candidates = [*self._pool, *_failed_once(trials)]
+        fresh = [c for c in candidates if not any(harsher(c.schedule, schedule) for schedule in broken)]
+        choices: list[Choice] = [*(t for t in trials if t.outcome is None), *fresh]
         model = Surrogate(evidence, expected) if any(item.scores for item in evidence) else None
-        stages: list[tuple[TrialState, int]] = []
-        left = self._left
+        stages: list[tuple[Choice, int]] = []
         while choices and len(stages) < self.config.cohort:
             if model is not None and stages:
                 model = model.fantasize(stages[-1][0].schedule)
             if model is not None:
-                chosen = self._most_promising(model, choices, len(proposals) + len(stages))
+                chosen = self._most_promising(model, choices, len(trials) + len(stages))
             else:  # whatever was tried has broken at once
                 gentler = min([expected, *(schedule.peak for schedule in broken)]) / 3.0
                 chosen = min(choices, key=lambda c: abs(math.log(c.schedule.peak / gentler)))
@@ -137,15 +171,10 @@ class Search:
             if left < 0:
                 break
             choices.remove(chosen)
-            if isinstance(chosen, Candidate):
-                pool.remove(chosen)
-                chosen = self._propose(chosen)
             stages.append((chosen, until))
         return stages
 
-    def _most_promising(
-        self, model: Surrogate, choices: Sequence[TrialState | Candidate], started: int
-    ) -> TrialState | Candidate | None:
+    def _most_promising(self, model: Surrogate, choices: Sequence[Choice], started: int) -> Choice | None:
         """The open trial or the candidate that promises most for its cost; None where nothing is worth it.
 
         Before any trial has got to its end that is the open one expected to end best, unless a candidate is expected to
@@ -165,7 +194,7 @@ class Search:
         look = started < max(2, self.config.cohort) + MORE_LOOKS
         return newcomer if look and expected[newcomer] + MUCH_BETTER < expected[leader] else leader
 
-    def _rung_after(self, choice: TrialState | Candidate) -> int:
+    def _rung_after(self, choice: Choice) -> int:
         return next(rung for rung in self.config.rungs if rung > choice.end)
 
     def _baselines(self) -> Steps[list[TrialState]]:
@@ -178,52 +207,66 @@ class Search:
             yield from self._advance([(trial, rung) for trial in baselines if trial.outcome is None])
         return baselines
 
-    def _verdict(self, proposals: Sequence[TrialState], baselines: Sequence[TrialState]) -> Steps[Verdict]:
-        """The better baseline against the best proposal: on the search's seed, which favours the proposal, and where
-        that is better there, on fresh seeds. Where it breaks on one of those, the next challenger takes its place."""
+    def _verdict(
+        self, proposals: Sequence[TrialState], baselines: Sequence[TrialState], settled: bool
+    ) -> Steps[Verdict]:
+        """The best baseline against the best proposal: on the search's seed, which favours the proposal, and where
+        that is better there, on fresh seeds. What breaks on one of those is replaced by the next best of its kind."""
         names = dict(zip((trial.spec.candidate for trial in baselines), ("no warm-up", "untuned rule"), strict=True))
-        best_first = sorted((trial for trial in proposals if trial.final_loss is not None), key=_final)
-        stable = sorted((trial for trial in baselines if trial.final_loss is not None), key=_final)
-        if stable and (not best_first or _final(best_first[0]) >= _final(stable[0])):
-            return keep(names[stable[0].spec.candidate], stable[0].spec.candidate, stable[0].schedule)
-        rivals = []
-        for trial in stable[:1]:
+        stable = _best_first(baselines)
+        best_proposals = _best_first(proposals)
+        if stable and not _beaten(stable[0], proposals):
+            number = stable[0].spec.candidate
+            return keep(names[number], number, stable[0].schedule, settled=settled)
+        tuned, rivals = None, []
+        for trial in stable:
             number = trial.spec.candidate
-            rivals.append(
-                (yield from self._on_fresh_seeds(names[number], number, trial.schedule, stop_only_on_nonfinite=True))
-            )
-        tuned = None
-        for number, schedule in self._challengers(best_first):
-            tuned = yield from self._on_fresh_seeds("tuned", number, schedule, stop_only_on_nonfinite=False)
+            rivals.append((yield from self._on_fresh_seeds(names[number], number, trial.schedule, careful=False)))
+            if rivals[-1].stable or not self._affords_two_more:
+                break
+        for number, schedule in self._challengers(best_proposals):
+            tuned = yield from self._on_fresh_seeds("tuned", number, schedule, careful=True)
             if tuned.stable or not self._affords_another:
                 break
-        return judge(tuned, rivals, broken=len(baselines) - len(stable))
+        unseen = [names[trial.spec.candidate] for trial in stable[len(rivals) :]]
+        return judge(tuned, rivals, broken=len(baselines) - len(stable), unseen=unseen)
 
     def _challengers(self, best_first: Sequence[TrialState]) -> Iterator[tuple[int, Schedule]]:
-        """Candidates for the fresh seeds, best first; at last the best one at half its peak, which is gentler."""
+        """Candidates for the fresh seeds, best first; at last the best one at half its peak, within the space."""
         for trial in best_first:
             yield trial.spec.candidate, trial.schedule
         for trial in best_first[:1]:
-            self._candidates += 1
-            yield self._candidates - 1, trial.schedule.model_copy(update={"peak": trial.schedule.peak / 2.0})
+            gentler = self._source.within(trial.schedule.peak / 2.0)
+            if gentler < trial.schedule.peak:
+                self._candidates += 1
+                yield self._candidates - 1, trial.schedule.model_copy(update={"peak": gentler})
 
     @property
     def _affords_another(self) -> bool:
         """Whether the budget allows for one more schedule on the fresh seeds."""
         return self.spent + self.config.confirm_seeds * self.config.horizon <= self.config.budget
 
-    def _on_fresh_seeds(
-        self, name: str, candidate: int, schedule: Schedule, *, stop_only_on_nonfinite: bool
-    ) -> Steps[Comparison]:
-        """How a schedule does on the fresh seeds. An impatient one that breaks on one of them is given up on all."""
+    @property
+    def _affords_two_more(self) -> bool:
+        """Whether the budget allows for two more schedules on the fresh seeds."""
+        return self.spent + self.config.paired_cost <= self.config.budget
+
+    def _on_fresh_seeds(self, name: str, candidate: int, schedule: Schedule, *, careful: bool) -> Steps[Comparison]:
+        """How a schedule does on the fresh seeds. Where it breaks on one of them it is given up on all.
+
+        Args:
+            name: what it is called.
+            candidate: its number.
+            schedule: what is trained.
+            careful: whether every fatal instability ends a run; else only a loss that is not finite.
+        """
         seeds = [derive_seed(self.config.seed, "confirmation", i) for i in range(self.config.confirm_seeds)]
         runs = [
-            self._new(schedule, "confirmation", seed, candidate, stop_only_on_nonfinite=stop_only_on_nonfinite)
-            for seed in seeds
+            self._new(schedule, "confirmation", seed, candidate, stop_only_on_nonfinite=not careful) for seed in seeds
         ]
         for rung in self.config.rungs:
             yield from self._advance([(run, rung) for run in runs if run.outcome is None])
-            if not stop_only_on_nonfinite and any(run.outcome in ("unstable", "failed") for run in runs):
+            if any(run.outcome == "unstable" for run in runs):
                 for run in runs:
                     if run.outcome is None:
                         yield from self._finish(run, "pruned")
@@ -263,8 +306,10 @@ class Search:
         if not stages:
             return
         results = yield Advance(tuple((trial.spec, until) for trial, until in stages))
-        for (trial, until), result in zip(stages, results, strict=True):
+        for (trial, _), result in zip(stages, results, strict=True):
             trial.take(result)
+        self._check_failures()
+        for (trial, until), result in zip(stages, results, strict=True):
             self.spent += len(result.trace)
             if result.error is not None:
                 yield from self._finish(trial, "failed")
@@ -272,28 +317,46 @@ class Search:
                 yield from self._finish(trial, "unstable")
             elif until == trial.spec.schedule.horizon:
                 yield from self._finish(trial, "completed")
-        self._check_failures()
 
     def _finish(self, trial: TrialState, outcome: Outcome) -> Steps[None]:
         trial.outcome = outcome
         yield Finish(trial.spec.number, outcome)
 
     def _check_failures(self) -> None:
-        ended = [trial for trial in self._trials if trial.outcome is not None]
-        errors = [trial.error for trial in ended[:FIRST_TRIALS]]
-        if len(errors) == FIRST_TRIALS and None not in errors and len({cause_of(error) for error in errors}) == 1:
-            raise TaskFailedError(
-                f"the first {FIRST_TRIALS} trials all failed in the same way, so the study stops here. When the "
-                f"cause is mended, start again in another folder. The last of them:\n{errors[-1]}"
-            )
+        """A failure is no evidence about a schedule. A proposal may fail once in a way of its own; the search goes on
+        without it. Where proposals fail alike, or the probe, a baseline or a fresh seed does, the study stops."""
+        failed = [trial for trial in self._trials if trial.error is not None]
+        causes = Counter(cause_of(trial.error) for trial in failed)
+        for trial in failed:
+            if trial.spec.role != "proposal" or causes[cause_of(trial.error)] >= FAILED_ALIKE:
+                alike = f", as {causes[cause_of(trial.error)]} trials did" if causes[cause_of(trial.error)] > 1 else ""
+                raise TaskFailedError(
+                    f"trial {trial.spec.number} ({trial.spec.role}) failed{alike}, so the study stops here. Nothing "
+                    f"that was finished is lost: mend the cause and make the same call again, and it goes on with "
+                    f"this trial.\n{trial.error}"
+                )
 
-    @property
-    def _left(self) -> int:
-        """Steps that the exploration may still spend."""
-        return self.config.budget - self.config.verdict_cost - self.spent
 
-    def _propose(self, candidate: Candidate) -> TrialState:
-        return self._new(candidate.schedule, "proposal", self.config.seed, params=candidate.params)
+def _failed_once(trials: Sequence[TrialState]) -> list[Candidate]:
+    """The schedules of proposals that failed, those that were tried only once."""
+    tried = Counter(trial.schedule for trial in trials)
+    failed = [trial for trial in trials if trial.outcome == "failed" and tried[trial.schedule] == 1]
+    return [Candidate(trial.schedule, trial.spec.params) for trial in failed]
+
+
+def _best_first(trials: Sequence[TrialState]) -> list[TrialState]:
+    """Those that got to their horizon, by their final loss."""
+    return sorted((trial for trial in trials if trial.final_loss is not None), key=_final)
+
+
+def _best(trials: Sequence[TrialState]) -> TrialState | None:
+    return next(iter(_best_first(trials)), None)
+
+
+def _beaten(trial: TrialState, others: Sequence[TrialState]) -> bool:
+    """Whether one of the others ended with a lower loss."""
+    best = _best(others)
+    return best is not None and _final(best) < _final(trial)
 
 
 def _final(trial: TrialState) -> float:

@@ -79,21 +79,29 @@ class Verdict(Frozen):
     """What a study concludes.
 
     *tuned*: the searched schedule beats the baselines by more than the noise. *tie*: it doesn't, and ``schedule`` is
-    the baseline that ties with the best, of two the one with the shorter warm-up. *nothing stable*: no schedule got to
-    its horizon.
+    the baseline that ties with the best, of two the one with the shorter warm-up. *leaning*: ``schedule`` is the best
+    that was found, but the budget was spent while better ones were still expected. *nothing stable*: no schedule got
+    to its horizon.
 
     ``comparisons`` hold the searched schedule first (where one completed), then the baselines.
     """
 
-    kind: Literal["tuned", "tie", "nothing stable"]
+    kind: Literal["tuned", "tie", "leaning", "nothing stable"]
     candidate: int | None
     schedule: Schedule | None
     comparisons: tuple[Comparison, ...] = ()
     message: str
 
 
-def keep(name: str, candidate: int, schedule: Schedule) -> Verdict:
-    """The verdict where no searched schedule is better than a baseline on the very seed of the search."""
+def keep(name: str, candidate: int, schedule: Schedule, *, settled: bool) -> Verdict:
+    """The verdict where no searched schedule is better than a baseline on the very seed of the search: a tie where the
+    search has ``settled``, so that nothing better is expected."""
+    if not settled:
+        message = (
+            f"The {name} schedule is the best that was found, but the budget was spent while the search still expected "
+            f"better ones: a study with a larger budget looks further."
+        )
+        return Verdict(kind="leaning", candidate=candidate, schedule=schedule, message=message)
     return Verdict(
         kind="tie",
         candidate=candidate,
@@ -103,9 +111,17 @@ def keep(name: str, candidate: int, schedule: Schedule) -> Verdict:
     )
 
 
-def judge(tuned: Comparison | None, baselines: Sequence[Comparison], broken: int = 0) -> Verdict:
-    """The verdict on the searched schedule (None where none completed) and the baselines, after their paired runs.
-    ``broken`` counts further baselines, which had broken before and were not run again."""
+def judge(
+    tuned: Comparison | None, baselines: Sequence[Comparison], broken: int = 0, unseen: Sequence[str] = ()
+) -> Verdict:
+    """The verdict after the paired runs.
+
+    Args:
+        tuned: the searched schedule, None where none completed.
+        baselines: those that were run on the fresh seeds.
+        broken: further baselines, which had become unstable on the search's seed.
+        unseen: the names of baselines that the budget did not allow to run on the fresh seeds.
+    """
     compared = tuple(_against(tuned, baseline) for baseline in baselines)
     everyone = (*((tuned,) if tuned else ()), *compared)
     stable = [comparison for comparison in everyone if comparison.stable]
@@ -121,7 +137,7 @@ def judge(tuned: Comparison | None, baselines: Sequence[Comparison], broken: int
             candidate=tuned.candidate,
             schedule=tuned.schedule,
             comparisons=everyone,
-            message=_victory(rivals, len(compared) + broken),
+            message=_victory(rivals, len(compared) + broken, unseen),
         )
     best = min(stable, key=lambda comparison: comparison.mean)
     ties = [c for c in stable if c is best or Interval.of(c.losses, best.losses).low <= 0]
@@ -141,7 +157,13 @@ def _against(tuned: Comparison | None, baseline: Comparison) -> Comparison:
     return baseline.model_copy(update={"interval": Interval.of(tuned.losses, baseline.losses)})
 
 
-def _victory(rivals: Sequence[Comparison], baselines: int) -> str:
+def _victory(rivals: Sequence[Comparison], baselines: int, unseen: Sequence[str]) -> str:
+    if not rivals and unseen:
+        return (
+            f"The tuned schedule is stable on every fresh seed; the baselines that were run there became unstable. The "
+            f"{' and the '.join(unseen)} schedule ended worse on the search's seed; the budget did not allow to run it "
+            f"on the fresh ones."
+        )
     if not rivals:
         return "The tuned schedule is stable on every seed; no baseline is."
     closest = max((c for c in rivals if c.interval), key=lambda c: c.interval.mean if c.interval else 0.0)

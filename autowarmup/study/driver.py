@@ -12,11 +12,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from autowarmup.engines.base import Engine, MonitorSettings, Segment
-from autowarmup.errors import StudyError, StudyLockedError, StudyMismatchError
+from autowarmup.errors import StudyError, StudyLockedError, StudyMismatchError, TaskFailedError
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.decisions import Advance, Conclusion, Finish
 from autowarmup.search.search import Search
@@ -44,12 +45,16 @@ def opened_study(folder: Path, config: TuneConfig, mlflow: str | None) -> Iterat
     with _locked(folder), closing(StudyStore(folder, write=True)) as store:
         _enter(store, config, mlflow)
         store.set_meta("status", "running")
+        store.set_meta("failure", None)
         status = "failed"
         try:
             yield store
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
+            raise
+        except TaskFailedError as error:
+            store.set_meta("failure", str(error))
             raise
         finally:
             store.set_meta("status", status)
@@ -65,7 +70,8 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
         progress: told what happens.
 
     Raises:
-        TaskFailedError: trials failed in the same way.
+        TaskFailedError: trials failed in a way that no schedule explains. Their last segments are not kept: the next
+            call runs them again.
     """
     progress.started(config, store.folder)
     conclusion = _carry_out(Search(config), store, engine, progress)
@@ -105,6 +111,9 @@ def _carry_out(search: Search, store: StudyStore, engine: Engine, progress: Prog
                 case Advance(segments):
                     answer = _run(segments, traces, store, engine, monitoring, progress)
             decision = decisions.send(answer)
+            for result in answer:
+                if result.error is not None and store.segment(result.number, result.until) is None:
+                    store.add_segment(result)
     except StopIteration as stop:
         conclusion: Conclusion = stop.value
         return conclusion
@@ -131,7 +140,8 @@ def _run(
             missing.append(Segment(spec, until, traces.get(spec.number, Trace.empty())))
     for result in engine.run(missing, monitoring, progress.observe):
         progress.segment_ended(result)
-        store.add_segment(result)
+        if result.error is None:
+            store.add_segment(result)
         results[result.number] = result
     for number, result in results.items():
         traces[number] = Trace.join([traces.get(number, Trace.empty()), result.trace])
@@ -139,20 +149,25 @@ def _run(
 
 
 def _enter(store: StudyStore, config: TuneConfig, mlflow: str | None) -> None:
-    """Makes the folder this configuration's study, or checks that it is."""
+    """Makes the folder this configuration's study, or checks that it is. A study that stopped because the task's code
+    failed may go on with other code: that is how it is mended."""
     wanted = json.loads(config.model_dump_json())
     known = store.meta("config")
     if known is None:
         store.set_meta("id", uuid.uuid4().hex)
         store.set_meta("name", store.folder.absolute().name)
         store.set_meta("created_at", time.time())
-        store.set_meta("config", wanted)
-    elif known != wanted:
+    elif known != wanted and not (store.meta("failure") and _without_code(known) == _without_code(wanted)):
         raise StudyMismatchError(
             f"{store.folder} holds a study of another configuration: {_difference(known, wanted)}. "
             f"Choose another folder, or call with the same arguments to go on with it"
         )
+    store.set_meta("config", wanted)
     store.set_meta("mlflow", mlflow)
+
+
+def _without_code(config: dict[str, Any]) -> dict[str, Any]:
+    return config | {"task": {key: value for key, value in config["task"].items() if key != "code"}}
 
 
 def _difference(known: dict[str, object], wanted: dict[str, object], prefix: str = "") -> str:

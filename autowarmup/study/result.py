@@ -179,6 +179,9 @@ class TuneResult(Frozen):
             if interval := comparison.interval:
                 difference = f"; tuned minus this: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
             lines.append(f"  {comparison.name}: final validation loss {finals}{difference}")
+        for record in self.records:
+            if record.error is not None:
+                lines.append(f"  trial {record.number} failed: {record.error.strip().splitlines()[-1]}")
         cost = self.cost
         lines.append(f"trials: {len(outcomes)} ({counted})")
         lines.append(

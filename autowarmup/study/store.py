@@ -20,7 +20,11 @@ from autowarmup.instability import Instability
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.training.trace import Outcome, Trace, final_loss
 
-SCHEMA = """
+FORMAT = 2
+"""The number of the schema below, kept in the file."""
+
+SCHEMA = f"""
+PRAGMA user_version = {FORMAT};
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS trials (
     number INTEGER PRIMARY KEY,
@@ -93,12 +97,23 @@ class StudyStore:
                 folder.mkdir(parents=True, exist_ok=True)
             uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
             self._db = sqlite3.connect(uri, uri=True, timeout=30.0, isolation_level=None)
+            if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._check_format()
             if write:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise StudyError(f"can't {'write' if write else 'read'} the study folder {folder}: {error}") from error
+
+    def _check_format(self) -> None:
+        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if found != FORMAT:
+            self._db.close()
+            raise StudyError(
+                f"the study in {self.folder} was written by another version of autowarmup (format {found}, this one "
+                f"reads {FORMAT}): use that version for it, or start a new study in another folder"
+            )
 
     def close(self) -> None:
         self._db.close()

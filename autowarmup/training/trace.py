@@ -36,8 +36,8 @@ class Evaluation:
 
     @property
     def score(self) -> float:
-        """What ranks unfinished trials: the EMA weights' loss where there is one, else the raw loss."""
-        return self.val_loss if np.isnan(self.val_loss_ema) else self.val_loss_ema
+        """What ranks unfinished trials: the EMA weights' loss where it is finite, else the raw loss."""
+        return self.val_loss_ema if np.isfinite(self.val_loss_ema) else self.val_loss
 
 
 @dataclass(frozen=True, eq=False)
