@@ -81,14 +81,14 @@ def test_a_trial_that_loses_too_many_nodes_stops_the_study(
     cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None may be lost here; later the study goes on."""
-    from autowarmup.engines import ray as engine
+    from autowarmup.engines import session
 
     def happen() -> None:
         cluster.kill_node()
         cluster.add()
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "LOST_NODES", 0)
+        patch.setattr(session, "MAX_LOST_NODES", 0)
         with pytest.raises(ClusterError, match=r"trial \d+ was begun 1 times at step \d+, and nodes were lost with it"):
             autotune(**wide(study=tmp_path, engine="ray", progress=Accidents(happen, after=5, times=5)))
     autotune(**wide(study=tmp_path, engine="ray"))
@@ -311,12 +311,14 @@ def test_a_worker_that_never_answers_is_replaced(
 
 
 def test_says_what_does_not_fit(cluster: LocalCluster, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="started in 2 times 1 seconds: a trial asks for CPU 1, GPU 2; the nodes"):
+    with pytest.raises(ClusterError, match="started in 2 times 1 seconds: a trial requests CPU 1, GPU 2; the nodes"):
         autotune(**settings(study=tmp_path, engine=RaySettings(gpus=2, start_s=1)))
 
 
 def test_several_processes_must_ask_for_something(cluster: LocalCluster, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="processes=2 are placed together, by what they ask for: cpus, gpus or"):
+    with pytest.raises(
+        InputError, match="processes=2 are placed together by the resources that each requests: cpus, gpus or"
+    ):
         autotune(**settings(study=tmp_path, engine=RaySettings(cpus=0, processes=2)))
 
 
@@ -352,7 +354,7 @@ def test_refuses_workers_of_other_versions(
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"gpus": 1.5}, "gpus=1.5: Ray gives out shares of one, or whole numbers"),
+        ({"gpus": 1.5}, "gpus=1.5: allowed are fractions from 0 to 1 and whole numbers"),
         ({"gpus": 0.5, "processes": 2}, "gpus=0.5: 2 processes that train together can't share a GPU"),
         ({"runtime_env": {"env_vars": {"MLFLOW_TRACKING_TOKEN": "x"}}}, "MLFLOW_TRACKING_TOKEN to the workers"),
     ],
