@@ -1,18 +1,18 @@
-"""The search for users of Ray Tune: a searcher and a scheduler for a ``Tuner`` of one's own.
+"""autowarmup's search for your own Ray Tune script: a search algorithm and a trial scheduler for ``ray.tune.Tuner``.
 
-The trainable is the user's. It finds its :class:`autowarmup.Schedule` in ``config["schedule"]`` and its seed in
-``config["seed"]``, and reports with ``ray.tune.report``, after one optimizer step or several:
+The trainable is yours. It finds its :class:`autowarmup.Schedule` in ``config["schedule"]`` and its seed in
+``config["seed"]``. It calls ``ray.tune.report`` after every optimizer step, or after several, with these metrics:
 
 ==================  =================================================================================================
 ``step``            optimizer steps made so far
-``loss``            the training loss of the last step, or a list: of each step since the last report
-``grad_norm``       the gradient's norm before clipping, in the same form; may be left out
+``loss``            the training loss of the last step, or a list with that of each step since the last report
+``grad_norm``       the gradient's norm before clipping, in the same form; optional
 ``val_loss``        the validation loss at ``step``, where there was a validation
-``val_loss_ema``    the same with averaged weights; may be left out, but ranks unfinished trials better
+``val_loss_ema``    the same with averaged weights; optional, but unfinished trials are ranked better with it
 ==================  =================================================================================================
 
-At the steps in ``config["rungs"]`` trials may be paused: a trainable that reports a checkpoint there goes on from it;
-one that doesn't is run again from its start.
+Trials may be paused at the steps in ``config["rungs"]``. A trainable that reports a checkpoint there is resumed from
+it; one that doesn't is run again from its start.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ from autowarmup.values import checked
 
 
 class WarmupSearcher(Searcher):  # type: ignore[misc]
-    """Proposes schedules: the search of :func:`autowarmup.autotune`, trial by trial.
+    """A Ray Tune searcher that suggests schedules with the search of :func:`autowarmup.autotune`.
 
-    Give it to ``ray.tune.TuneConfig`` together with a :class:`WarmupScheduler` of it and ``num_samples=-1``; the search
-    ends by itself. ``Tuner.restore`` can't go on with it: a study that must survive its driver runs with
-    ``autotune(..., engine="ray")``.
+    Give it to ``ray.tune.TuneConfig`` as ``search_alg``, together with a :class:`WarmupScheduler` made from it and
+    ``num_samples=-1``; the search ends by itself. ``Tuner.restore`` can't resume it. For a study that can be resumed
+    use ``autotune(..., engine="ray")``.
 
     Args:
-        total_steps: the run being tuned, in optimizer steps, >= 10.
-        current_peak: the learning rate in use today.
+        total_steps: optimizer steps of the run that the schedule is for, >= 10.
+        current_peak: the learning rate that you use today, > 0.
         space: a preset's name, a YAML file or a :class:`autowarmup.SearchSpace`.
-        budget: optimizer steps that the whole search may spend; left out, what the search and the verdict take, as in
+        budget: optimizer steps that the whole search may spend, >= 1. Left out, the default of
             :func:`autowarmup.autotune`.
-        confirm_seeds: fresh seeds on which the winner meets the better baseline, >= 2.
+        confirm_seeds: fresh seeds on which the best schedule is compared with the better baseline, >= 2.
         settings: further fields of :class:`autowarmup.search.config.TuneConfig`: ``seed``, ``cohort``,
             ``trivial_loss``, ``detectors`` and so on.
 
     Attributes:
-        conclusion: the verdict with the schedule, when the search is over; None before.
+        conclusion: the verdict with the schedule, once the search is over; None before.
 
     Raises:
-        InputError: the values can't be used.
+        InputError: a value is out of its range or of the wrong type.
 
     Example:
         >>> searcher = WarmupSearcher(total_steps=100, current_peak=1e-3)
@@ -93,100 +93,105 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
         self._begin()
 
     def _begin(self) -> None:
-        self._watch = MonitorSettings(self._config.detectors, self._config.eval_every, self._config.trivial_loss)
+        self._monitoring = MonitorSettings(self._config.detectors, self._config.eval_every, self._config.trivial_loss)
         self._decisions = Search(self._config).decisions()
         self._trials: dict[int, ReportedTrial] = {}
         self._numbers: dict[str, int] = {}
-        self._run: tuple[tuple[TrialSpec, int], ...] = ()
-        self._answer: dict[int, SegmentResult] = {}
-        self._over: set[int] = set()
+        self._segments: tuple[tuple[TrialSpec, int], ...] = ()  # what the search waits for
+        self._results: dict[int, SegmentResult] = {}  # of these, by trial, as they end
+        self._finished: set[int] = set()
         self._decide(next(self._decisions))
 
     def __reduce__(self) -> Any:
-        """Tune writes a copy when it starts: a search that has not begun."""
-        return _fresh, (self._config,)
+        """Pickles the configuration alone. Ray Tune pickles the searcher when it starts; the copy is a search that has
+        not begun."""
+        return _unstarted, (self._config,)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next schedule to start, None where others have to report first."""
+        """The configuration of the next trial; None where the search waits for trials that run; ``Searcher.FINISHED``
+        when the search is over."""
         if self.conclusion is not None:
             return Searcher.FINISHED
-        for spec, _ in self._run:
+        for spec, _ in self._segments:
             if spec.number not in self._trials:
-                self._trials[spec.number] = ReportedTrial(spec, self._watch)
+                self._trials[spec.number] = ReportedTrial(spec, self._monitoring)
                 self._numbers[trial_id] = spec.number
                 return {"schedule": spec.schedule, "seed": spec.seed, "rungs": self._config.rungs}
         return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial that ended without being told to has failed."""
+        """Ray Tune calls it when a trial has ended. One that the search didn't stop has failed."""
         self.failed(trial_id, "the trainable raised" if error else "the trainable ended before its horizon")
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune asks for it now and then; see the class."""
+        """Does nothing: the search can't be restored. Ray Tune calls it regularly."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Raises:
-        InputError: always; see the class.
+        """Refuses: the search can't be restored.
+
+        Raises:
+            InputError: always.
         """
-        raise InputError('a WarmupSearcher can\'t be restored: autotune(..., engine="ray") runs studies that can')
+        raise InputError('a WarmupSearcher can\'t be restored: use autotune(..., engine="ray") for studies that can')
 
     # -- for the scheduler --
 
     def observe(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A trial has reported. What it decides shows in :meth:`wants` and :meth:`is_over`."""
+        """Takes what a trial reported. :meth:`is_wanted` and :meth:`is_finished` tell what follows from it."""
         number = self._numbers[trial_id]
-        until = {spec.number: until for spec, until in self._run}.get(number)
+        until = {spec.number: until for spec, until in self._segments}.get(number)
         trial = self._trials[number]
-        if until is None or number in self._answer:
+        if until is None or number in self._results:
             return
         instability = trial.observe(result)
         if instability is not None or trial.step >= until:
-            self._report(trial.report(until, instability))
+            self._end_segment(trial.end_segment(until, instability))
 
     def failed(self, trial_id: str, why: str) -> None:
-        """A trial has ended by itself."""
+        """Records a trial as failed, unless the search has nothing more to expect of it."""
         number = self._numbers[trial_id]
-        for spec, until in self._run:
-            if spec.number == number and number not in self._answer:
-                self._report(self._trials[number].report(until, error=why))
+        for spec, until in self._segments:
+            if spec.number == number and number not in self._results:
+                self._end_segment(self._trials[number].end_segment(until, error=why))
 
-    def wants(self, trial_id: str) -> bool:
-        """Whether a trial has steps to train now."""
+    def is_wanted(self, trial_id: str) -> bool:
+        """Whether the search wants the trial to train now."""
         number = self._numbers[trial_id]
-        return number not in self._answer and any(spec.number == number for spec, _ in self._run)
+        return number not in self._results and any(spec.number == number for spec, _ in self._segments)
 
-    def is_over(self, trial_id: str) -> bool:
-        """Whether a trial has ended for good."""
-        return self._numbers[trial_id] in self._over
+    def is_finished(self, trial_id: str) -> bool:
+        """Whether the trial has ended for good."""
+        return self._numbers[trial_id] in self._finished
 
-    def _report(self, report: SegmentResult) -> None:
-        """When all have reported, the search decides what comes next."""
-        self._answer[report.number] = report
-        if len(self._answer) < len(self._run):
+    def _end_segment(self, result: SegmentResult) -> None:
+        """Keeps a segment's result; once all segments have one, the search decides what comes next."""
+        self._results[result.number] = result
+        if len(self._results) < len(self._segments):
             return
-        answer = [self._answer[spec.number] for spec, _ in self._run]
-        self._run, self._answer = (), {}
-        self._send(answer)
+        results = [self._results[spec.number] for spec, _ in self._segments]
+        self._segments, self._results = (), {}
+        self._send(results)
 
-    def _send(self, answer: list[SegmentResult]) -> None:
+    def _send(self, results: list[SegmentResult]) -> None:
         try:
-            self._decide(self._decisions.send(answer))
+            self._decide(self._decisions.send(results))
         except StopIteration as stop:
             self.conclusion = stop.value
 
     def _decide(self, decision: Advance | Finish) -> None:
         if isinstance(decision, Finish):
-            self._over.add(decision.number)
+            self._finished.add(decision.number)
             self._send([])
         else:
-            self._run = decision.segments
+            self._segments = decision.segments
 
 
 class WarmupScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Pauses, resumes and stops trials as a :class:`WarmupSearcher` decides, the unstable ones within one report.
+    """A Ray Tune trial scheduler that pauses, resumes and stops trials as a :class:`WarmupSearcher` decides. An
+    unstable trial is stopped at the report that shows its instability.
 
     Args:
-        searcher: the one in the same ``TuneConfig``.
+        searcher: the searcher in the same ``ray.tune.TuneConfig``.
     """
 
     def __init__(self, searcher: WarmupSearcher) -> None:
@@ -194,41 +199,51 @@ class WarmupScheduler(FIFOScheduler):  # type: ignore[misc]
         self._searcher = searcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Goes on, pauses or stops."""
+        """Decides whether the trial that has just reported goes on, pauses or stops."""
         self._searcher.observe(trial.trial_id, result)
         self._stop_others(tune_controller, trial)
-        if self._searcher.is_over(trial.trial_id):
+        if self._searcher.is_finished(trial.trial_id):
             return "STOP"
-        return "CONTINUE" if self._searcher.wants(trial.trial_id) else "PAUSE"
+        return "CONTINUE" if self._searcher.is_wanted(trial.trial_id) else "PAUSE"
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Its trainable raised, and Tune doesn't try again."""
+        """Ray Tune calls it when the trainable has raised and isn't tried again."""
         self._searcher.failed(trial.trial_id, "the trainable raised")
         self._stop_others(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """One that has steps to train."""
+        """A pending or paused trial that the search wants to train; None where there is none."""
         waiting = [trial for trial in tune_controller.get_trials() if trial.status in ("PENDING", "PAUSED")]
-        return next((trial for trial in waiting if self._searcher.wants(trial.trial_id)), None)
+        return next((trial for trial in waiting if self._searcher.is_wanted(trial.trial_id)), None)
 
     def debug_string(self) -> str:
-        """For Tune's status."""
-        return "A search for warm-ups, watched by autowarmup's detectors"
+        """A line for Ray Tune's status output."""
+        return "autowarmup: a search for learning-rate warm-ups with detectors of instability"
 
     def _stop_others(self, tune_controller: Any, trial: Any) -> None:
         for other in tune_controller.get_trials():
-            if other is not trial and other.status in ("PENDING", "PAUSED") and self._searcher.is_over(other.trial_id):
+            waits = other is not trial and other.status in ("PENDING", "PAUSED")
+            if waits and self._searcher.is_finished(other.trial_id):
                 tune_controller.stop_trial(other)
 
 
-def _fresh(config: TuneConfig) -> WarmupSearcher:
+def _unstarted(config: TuneConfig) -> WarmupSearcher:
     fields = {name: getattr(config, name) for name in type(config).model_fields}
     return WarmupSearcher(**fields)
 
 
 @dataclass
 class ReportedTrial:
-    """What a trial has reported."""
+    """A trial by what it has reported.
+
+    Args:
+        spec: the trial.
+        monitoring: its detectors.
+
+    Attributes:
+        step: optimizer steps reported so far.
+        parts: what was reported since the last segment ended.
+    """
 
     spec: TrialSpec
     monitoring: MonitorSettings
@@ -239,7 +254,12 @@ class ReportedTrial:
         self._monitor = self.monitoring.detectors.monitor(self.spec.schedule.horizon, self.monitoring.trivial_loss)
 
     def observe(self, result: dict[str, Any]) -> Instability | None:
-        """Takes what is new in a report; a trial that was run again repeats what it said."""
+        """Adds a report and returns the fatal instability in it, if any. Steps that were reported before are skipped: a
+        trial that is run again from its start repeats them.
+
+        Raises:
+            InputError: steps are missing between the last report and this one.
+        """
         losses = _listed(result, "loss")
         norms = _listed(result, "grad_norm") if "grad_norm" in result else [math.nan] * len(losses)
         step = int(result["step"])
@@ -249,23 +269,26 @@ class ReportedTrial:
         known = self.step - start
         if known >= len(losses):
             return None
-        rate = np.array([self.spec.schedule.lr_at(at) for at in range(self.step, step)])
+        lr = np.array([self.spec.schedule.lr_at(at) for at in range(self.step, step)])
         evaluations: tuple[Evaluation, ...] = ()
         if "val_loss" in result:
             averaged = float(result.get("val_loss_ema", math.nan))
             evaluations = (Evaluation(step, float(result["val_loss"]), averaged),)
-        block = Trace(rate, np.array(losses[known:]), np.array(norms[known:]), evaluations, self.step)
+        block = Trace(lr, np.array(losses[known:]), np.array(norms[known:]), evaluations, self.step)
         self.step = step
         self.parts.append(block)
         return first_fatal(self._monitor, block, stop_only_on_nonfinite=self.spec.stop_only_on_nonfinite)
 
-    def report(self, until: int, instability: Instability | None = None, error: str | None = None) -> SegmentResult:
-        """What came since the last one."""
+    def end_segment(
+        self, until: int, instability: Instability | None = None, error: str | None = None
+    ) -> SegmentResult:
+        """The result of the segment that ends now: what was reported since the last one."""
         trace = Trace.join(self.parts, start=self.step)
         self.parts = []
         return SegmentResult(self.spec.number, until, trace, instability, error=error)
 
 
 def _listed(result: dict[str, Any], name: str) -> list[float]:
+    """A metric as a list; a single value is a list of one."""
     value = result[name]
     return [float(part) for part in value] if isinstance(value, Sequence | np.ndarray) else [float(value)]

@@ -38,7 +38,7 @@ from autowarmup.training.trace import Trace  # noqa: E402
 class Sleeping:
     """A task whose trials take ``seconds`` and record one step."""
 
-    current_peak, beta2, trivial_loss, steps_per_epoch = 1e-3, 0.999, None, None
+    current_peak, beta2, trivial_loss, steps_per_epoch, uses_cuda = 1e-3, 0.999, None, None, False
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -51,7 +51,7 @@ class Sleeping:
 
 
 class SleepingTrial:
-    """One of them."""
+    """A trial of :class:`Sleeping`."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.step = seconds, 0
@@ -61,6 +61,10 @@ class SleepingTrial:
             time.sleep(self.seconds)
             self.step = until
             yield Trace(np.array([1e-3]), np.array([1.0]), np.array([1.0]))
+
+    def save(self, open_state: Any) -> bool:
+        """Is never paused: its only segment ends at the horizon."""
+        return False
 
     def close(self) -> None:
         """Holds nothing."""
@@ -74,7 +78,7 @@ class Counting(Sleeping):
 
 
 class CountingTrial(SleepingTrial):
-    """One of them."""
+    """A trial of :class:`Counting`."""
 
     def __init__(self) -> None:
         super().__init__(0.0)
@@ -98,14 +102,14 @@ def engine_seconds(seconds: float, count: int, workers: int, folder: Path) -> fl
     """Seconds of a trial and worker beyond its own, our engine and store, workers warm."""
     engine = RayEngine(Sleeping(seconds), folder / "checkpoints", RaySettings(workers=workers))
     store = StudyStore(folder, write=True)
-    watch = MonitorSettings(Detectors(), 1, None)
+    monitoring = MonitorSettings(Detectors(), 1, None)
     try:
-        list(engine.run(segments(0, workers), watch, lambda *_: None))
+        list(engine.run(segments(0, workers), monitoring, lambda *_: None))
         wanted = segments(workers, count)
         start = time.perf_counter()
         for segment in wanted:
             store.add_trial(segment.spec)
-        for result in engine.run(wanted, watch, lambda *_: None):
+        for result in engine.run(wanted, monitoring, lambda *_: None):
             store.add_segment(result)
             store.finish(result.number, "completed")
         return (time.perf_counter() - start) * workers / count - seconds
@@ -182,7 +186,7 @@ def reports(folder: Path, steps: int, turns: int) -> None:
     import ray
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    watch = MonitorSettings(Detectors(), 1, None)
+    monitoring = MonitorSettings(Detectors(), 1, None)
     engines = {
         "local": LocalEngine(Counting(0.0), folder),
         "ray": RayEngine(Counting(0.0), folder, RaySettings(workers=1)),
@@ -191,7 +195,7 @@ def reports(folder: Path, steps: int, turns: int) -> None:
     for turn in range(turns + 1):
         for name, engine in engines.items():
             start = time.perf_counter()
-            list(engine.run(segments(turn, 1, steps), watch, lambda *_: None))
+            list(engine.run(segments(turn, 1, steps), monitoring, lambda *_: None))
             if turn:  # the first one warms up
                 rates[name].append(steps / (time.perf_counter() - start))
     print(f"| engine | steps a second, median of {turns} trials of {steps:,} steps |")

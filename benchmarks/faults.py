@@ -118,7 +118,7 @@ class Faults:
         )
 
     def partners_killed(self, count: int) -> str:
-        """While two processes train each trial together; at any time, also while they start and meet."""
+        """While two processes train each trial together; at any time, also while they start and connect."""
         engine = RaySettings(processes=2, retries=100)
         autotune(**wide(study=self.folder / "pairs", engine=engine))
         reference = findings(self.folder / "pairs")

@@ -64,8 +64,8 @@ def trained(task: dict[str, Any], result: TuneResult, schedule: Schedule) -> lis
     engine = LocalEngine(ModelTask(**settings, settings=TrainSettings(batch_size=batch_size)), STUDIES)
     specs = [TrialSpec(number=i, candidate=0, role="proposal", seed=s, schedule=schedule) for i, s in enumerate(seeds)]
     segments = [Segment(spec, schedule.horizon, Trace.empty()) for spec in specs]
-    watch = MonitorSettings(config.detectors, config.eval_every, config.trivial_loss)
-    results = engine.run(segments, watch, lambda spec, block: None)
+    monitoring = MonitorSettings(config.detectors, config.eval_every, config.trivial_loss)
+    results = engine.run(segments, monitoring, lambda spec, block: None)
     return [None if result.instability else result.trace.evaluations[-1].val_loss for result in results]
 
 

@@ -38,7 +38,7 @@ def data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]
 
 
 def task() -> dict[str, Any]:
-    """What ``autotune`` takes."""
+    """The arguments of ``autotune``."""
     return {"model_fn": model_fn, "data": data(), "batch_size": 64}
 
 

@@ -1,4 +1,4 @@
-"""A training loop of one's own: it applies the schedule, reports each step, and stops when told.
+"""A training loop of your own: it applies the schedule, reports each step, and stops when ``run.report`` returns True.
 
 The data are scikit-learn's handwritten digits; the loop is what a script without any framework looks like.
 
@@ -47,7 +47,7 @@ def train(run: LoopRun) -> None:
 
 
 def task() -> dict[str, Any]:
-    """What ``autotune`` takes."""
+    """The arguments of ``autotune``."""
     return {"train_fn": train, "current_peak": 0.1, "space": "from-scratch-sgd"}
 
 

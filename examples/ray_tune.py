@@ -1,8 +1,8 @@
-"""A plain Ray Tune script: its own ``Tuner`` and trainable, with autowarmup's search and detectors in it.
+"""A plain Ray Tune script with its own ``Tuner`` and trainable, which uses autowarmup's search and detectors.
 
     python examples/ray_tune.py
 
-The trainable saves a checkpoint at every rung, so a trial that was paused goes on where it was.
+The trainable saves a checkpoint at every rung, so a paused trial is resumed where it stopped.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def train(config: dict[str, Any]) -> None:
 
 
 def search(searcher: WarmupSearcher, storage: str | None = None) -> tune.ResultGrid:
-    """A Tuner as one writes it, with the searcher and its scheduler."""
+    """Runs an ordinary Tuner with the searcher and its scheduler."""
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         tune_config=tune.TuneConfig(

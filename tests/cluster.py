@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine, and what happens to clusters."""
+"""A real Ray cluster on this machine, and ways to disturb it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ STORE = 80 * 2**20
 
 
 class LocalCluster:
-    """A head without CPUs and nodes with one each, every one with processes and ports of its own. The nodes also say
-    that they have a GPU and a licence. The head serves Ray's client at ``client_port``, where one is given."""
+    """A Ray cluster of simulated nodes: a head without CPUs, and nodes with one CPU each, every one with processes and
+    ports of its own. The nodes also declare a GPU and a licence, which don't exist. With a ``client_port`` the head
+    runs a Ray Client server there."""
 
     def __init__(self, nodes: int, client_port: int | None = None) -> None:
         from ray.cluster_utils import Cluster
@@ -38,20 +39,20 @@ class LocalCluster:
         return f"ray://127.0.0.1:{self._client_port}"
 
     def add(self) -> None:
-        """A node joins."""
+        """Adds a node."""
         has = {"num_cpus": 1, "num_gpus": 1, "resources": {"licence": 1.0}}
         self.nodes.append(self._cluster.add_node(**has, object_store_memory=STORE))
 
     def kill_node(self) -> None:
-        """The oldest node is gone from one moment to the next."""
+        """Kills the oldest node."""
         self._cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
 
     def kill_head(self) -> None:
-        """The head's service is gone; the nodes are left."""
+        """Kills the head's control service; the nodes are left."""
         self._cluster.head_node.kill_gcs_server()
 
     def workers(self) -> list[int]:
-        """The processes that train."""
+        """The process IDs of the workers."""
         raylets = {info.process.pid for node in self.nodes for info in node.all_processes["raylet"]}
         return [pid for pid in processes("ray::Worker") if parent(pid) in raylets]
 
@@ -66,8 +67,8 @@ class LocalCluster:
         self._cluster.shutdown()
 
 
-class Crowd(Silent):
-    """Sees how many processes train at the same time, at the most."""
+class MaxWorkers(Silent):
+    """Records the largest number of workers that exist at the same time."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.most, self._cluster = 0, cluster
@@ -77,7 +78,7 @@ class Crowd(Silent):
 
 
 class Accidents(Silent):
-    """Lets something happen whenever some more segments have ended."""
+    """Calls ``happen`` each time that ``after`` more segments have ended, ``times`` times in all."""
 
     def __init__(self, happen: Callable[[], Any], after: int, times: int) -> None:
         self.left, self._happen, self._every = times, happen, after
@@ -91,7 +92,7 @@ class Accidents(Silent):
 
 
 def processes(name: str) -> list[int]:
-    """Those whose command line begins so."""
+    """The IDs of the processes whose command line begins with ``name``."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -104,7 +105,7 @@ def processes(name: str) -> list[int]:
 
 
 def parent(pid: int) -> int:
-    """A process's parent, 0 where it is gone."""
+    """The ID of a process's parent; 0 where the process has ended."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
@@ -112,7 +113,7 @@ def parent(pid: int) -> int:
 
 
 def gone(pids: list[int], within_s: float = 60.0) -> bool:
-    """Whether all of the processes end in time."""
+    """Whether all of the processes end within ``within_s`` seconds."""
     until = time.monotonic() + within_s
     while any(parent(pid) for pid in pids):
         if time.monotonic() > until:
@@ -131,7 +132,7 @@ def kill(pid: int) -> None:
 
 
 def group(leader: int) -> list[int]:
-    """The processes of a group: a worker and what it has started."""
+    """The IDs of the processes of a process group: a worker and its child processes."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

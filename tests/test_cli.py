@@ -328,7 +328,7 @@ def test_what_mlflow_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         (["loop.py:task", "--precision", "fp8"], "'fp8' is not one of 'fp32', 'bf16', 'fp16'"),
         (["loop.py:task", "--mlflow", "http://host", "--no-mlflow"], "exclude each other"),
         (["loop.py:task", "--address", "auto"], "--address is about a Ray cluster: it needs --engine ray"),
-        (["loop.py:task", "--engine", "ray", "--gpus", "1.5"], "gpus=1.5: Ray gives out shares of one"),
+        (["loop.py:task", "--engine", "ray", "--gpus", "1.5"], "gpus=1.5: allowed are fractions from 0 to 1"),
         (["loop.py:task", "--mlflow", "mlruns"], "tracking URI 'mlruns' is not supported"),
         (["linear.py:task", "--steps", "0.5 epochs"], "total_steps: must be greater than or equal to 10, got 3"),
         (["linear.py:task", "--steps", "20", "--device", "tpu"], "device='tpu' can't be used here"),

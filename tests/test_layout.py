@@ -89,7 +89,7 @@ HOMES = {
     "mlflow": {"tracking/mlflow.py"},
     "matplotlib": {"report/figures.py", "report/style.py"},
     "optuna": {"study/optuna_study.py"},
-    "ray": {"ray_tune.py"} | {f"engines/{name}.py" for name in ("ray", "worker", "worker_group", "cluster")},
+    "ray": {"ray_tune.py"} | {f"engines/{name}.py" for name in ("ray", "session", "worker", "worker_group", "cluster")},
 }
 
 

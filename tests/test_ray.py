@@ -18,7 +18,7 @@ from torch import nn
 
 from autowarmup import LoopRun, RaySettings, SearchSpace, autotune
 from autowarmup.errors import ClusterError, InputError
-from tests.cluster import Accidents, Crowd, LocalCluster, gone, kill, stop
+from tests.cluster import Accidents, LocalCluster, MaxWorkers, gone, kill, stop
 from tests.mlflow_server import free_port
 from tests.tasks import linear, settings, wide
 from tests.test_study import findings, reports
@@ -54,7 +54,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
     cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path
 ) -> None:
-    """30 trials on three nodes, one of which is killed in the midst; a new one joins."""
+    """30 trials on three nodes, of which one is killed meanwhile; a new one joins."""
 
     def happen() -> None:
         cluster.kill_node()
@@ -69,10 +69,10 @@ def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
 
 
 def test_trials_share_what_nodes_have(cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path) -> None:
-    crowd = Crowd(cluster)
+    workers = MaxWorkers(cluster)
     engine = RaySettings(cpus=0, gpus=0.5, resources={"licence": 0.25})
-    autotune(**wide(study=tmp_path, engine=engine, progress=crowd))
-    assert crowd.most > len(cluster.nodes)
+    autotune(**wide(study=tmp_path, engine=engine, progress=workers))
+    assert workers.most > len(cluster.nodes)
     assert findings(tmp_path) == reference
 
 
@@ -80,15 +80,15 @@ def test_trials_share_what_nodes_have(cluster: LocalCluster, reference: dict[str
 def test_a_trial_that_loses_too_many_nodes_stops_the_study(
     cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None may be lost here; later the study goes on."""
-    from autowarmup.engines import ray as engine
+    """The limit is 0 lost nodes here. The study can go on later."""
+    from autowarmup.engines import session
 
     def happen() -> None:
         cluster.kill_node()
         cluster.add()
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "LOST_NODES", 0)
+        patch.setattr(session, "MAX_LOST_NODES", 0)
         with pytest.raises(ClusterError, match=r"trial \d+ was begun 1 times at step \d+, and nodes were lost with it"):
             autotune(**wide(study=tmp_path, engine="ray", progress=Accidents(happen, after=5, times=5)))
     autotune(**wide(study=tmp_path, engine="ray"))
@@ -296,13 +296,13 @@ def test_a_worker_that_never_answers_is_replaced(
     """It is stopped while it starts."""
     struck: list[int] = []
 
-    def lie_in_wait() -> None:
+    def stop_the_first_worker() -> None:
         while not (born := cluster.workers()):
             time.sleep(0.001)
         stop(born[0])
         struck.extend(born[:1])
 
-    waiting = threading.Thread(target=lie_in_wait)
+    waiting = threading.Thread(target=stop_the_first_worker)
     waiting.start()
     autotune(**wide(study=tmp_path, engine=RaySettings(start_s=8, patience_s=1)))
     waiting.join()
@@ -311,12 +311,14 @@ def test_a_worker_that_never_answers_is_replaced(
 
 
 def test_says_what_does_not_fit(cluster: LocalCluster, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="started in 2 times 1 seconds: a trial asks for CPU 1, GPU 2; the nodes"):
+    with pytest.raises(ClusterError, match="started in 2 times 1 seconds: a trial requests CPU 1, GPU 2; the nodes"):
         autotune(**settings(study=tmp_path, engine=RaySettings(gpus=2, start_s=1)))
 
 
 def test_several_processes_must_ask_for_something(cluster: LocalCluster, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="processes=2 are placed together, by what they ask for: cpus, gpus or"):
+    with pytest.raises(
+        InputError, match="processes=2 are placed together by the resources that each requests: cpus, gpus or"
+    ):
         autotune(**settings(study=tmp_path, engine=RaySettings(cpus=0, processes=2)))
 
 
@@ -352,7 +354,7 @@ def test_refuses_workers_of_other_versions(
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"gpus": 1.5}, "gpus=1.5: Ray gives out shares of one, or whole numbers"),
+        ({"gpus": 1.5}, "gpus=1.5: allowed are fractions from 0 to 1 and whole numbers"),
         ({"gpus": 0.5, "processes": 2}, "gpus=0.5: 2 processes that train together can't share a GPU"),
         ({"runtime_env": {"env_vars": {"MLFLOW_TRACKING_TOKEN": "x"}}}, "MLFLOW_TRACKING_TOKEN to the workers"),
     ],

@@ -49,7 +49,7 @@ def test_it_is_the_same_search(tmp_path: Path) -> None:
         if (config := search.suggest(name)) is not None:
             running[name] = made.trial(config["schedule"], config["seed"], 2, None).run(40)
         for name, blocks in running.items():
-            while search.wants(name):
+            while search.is_wanted(name):
                 search.observe(name, reported(next(blocks)))
     assert search.suggest("one more") == "FINISHED"
     assert search.conclusion.verdict == result.verdict
@@ -64,16 +64,16 @@ def test_a_trial_that_is_run_again_repeats_itself_and_a_gap_is_refused() -> None
     search.observe("a", {"step": 6, "loss": [1.9, 1.8, 1.7, 1.6]})
     with pytest.raises(InputError, match="a report for steps 9 to 10, but the last one ended at step 6"):
         search.observe("a", {"step": 10, "loss": 1.5})
-    assert search.wants("a")
+    assert search.is_wanted("a")
     search.observe("a", {"step": 7, "loss": float("nan")})
-    assert search.is_over("a")
+    assert search.is_finished("a")
 
 
 def test_a_trainable_that_ends_by_itself_has_failed() -> None:
     search = searcher()
     search.suggest("a")
     search.on_trial_complete("a", error=True)
-    assert search.is_over("a")
+    assert search.is_finished("a")
     assert search.suggest("b") is not None
 
 

@@ -1,1 +1,1 @@
-"""Where trials run: one file an engine, behind one small interface (:class:`autowarmup.engines.base.Engine`)."""
+"""Where trials run. Each engine is one class behind the interface :class:`autowarmup.engines.base.Engine`."""

@@ -1,4 +1,4 @@
-"""What a study asks of an engine."""
+"""The interface between a study and its engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from autowarmup.training.trace import Trace
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a trial: from where its ``past`` ends (empty at its start) to step ``until``."""
+    """A part of a trial that an engine is asked to train.
+
+    Args:
+        spec: the trial.
+        until: the optimizer step to train up to, at most the trial's horizon.
+        past: what the trial has recorded before; the segment starts where it ends. Empty for a new trial.
+    """
 
     spec: TrialSpec
     until: int
@@ -22,12 +28,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class MonitorSettings:
-    """How trials are monitored.
+    """How often trials are validated, and what their detectors of instability need.
 
     Args:
         detectors: the detectors' settings.
-        eval_every: optimizer steps between two validations.
-        trivial_loss: the loss of the best prediction that ignores its input; None where it is not known.
+        eval_every: optimizer steps between two evaluations, >= 1.
+        trivial_loss: the loss of the best predictor that ignores its input; None where it is not known.
     """
 
     detectors: Detectors
@@ -36,7 +42,8 @@ class MonitorSettings:
 
 
 Observe = Callable[[TrialSpec, Trace], None]
-"""Told of each block of steps as it is seen, for progress; must be quick."""
+"""Called with each block of steps as it is recorded, to show progress. It runs in the process that trains or drives the
+trials, so it must return quickly."""
 
 
 class Engine(Protocol):
@@ -45,10 +52,10 @@ class Engine(Protocol):
     def run(
         self, segments: Sequence[Segment], monitoring: MonitorSettings, observe: Observe
     ) -> Iterator[SegmentResult]:
-        """Runs the segments, in any order, and yields each one's result as soon as it has ended."""
+        """Runs the segments, in any order, and yields each one's result as soon as the segment has ended."""
 
     def release(self, number: int) -> None:
-        """Trial ``number`` has ended: what was kept for it can go."""
+        """Deletes what is kept of trial ``number``, which has ended for good."""
 
     def close(self) -> None:
-        """Ends everything that still runs."""
+        """Stops everything that still runs."""

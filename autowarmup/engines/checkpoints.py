@@ -1,4 +1,4 @@
-"""Paused trials on disk: one file each, written in one atomic step and checked when read."""
+"""Checkpoints of paused trials: one file each, written atomically and verified when read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from autowarmup.training.base import Writable
 
 CHUNK = 2**20
+"""Bytes read at a time while a file's checksum is computed."""
 
 
 class Checkpoints:
-    """The paused trials of a study, in ``folder``, by number and step.
+    """The checkpoints of a study's paused trials, in ``folder``, by trial number and optimizer step.
 
-    A file is the state that was written followed by its SHA-256. It is there as a whole or not at all, and one that is
-    truncated or altered counts as not there: its trial starts again and catches up.
+    A file holds the trial's state followed by its SHA-256 checksum. It appears under its name only once it is complete.
+    A file that is truncated or altered is treated as missing; its trial is then trained again from its start.
 
     Example:
         >>> checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -40,19 +41,19 @@ class Checkpoints:
 
     @contextmanager
     def writing(self, number: int, step: int) -> Iterator[Writable]:
-        """Where the state of trial ``number`` at ``step`` is to be written.
+        """Opens the checkpoint of trial ``number`` at ``step`` for writing.
 
         Raises:
-            StudyError: it can't be written: the disk is full, say.
+            StudyError: the file can't be written; the disk is full, for example.
         """
         path = self._path(number, step)
         draft = path.with_suffix(".draft")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with draft.open("wb") as file:
-                summed = _Summed(file)
-                yield summed
-                file.write(summed.digest.digest())
+                hashing = _HashingFile(file)
+                yield hashing
+                file.write(hashing.digest.digest())
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
@@ -63,21 +64,21 @@ class Checkpoints:
                 raise
             draft.unlink(missing_ok=True)
             raise StudyError(
-                f"can't write the checkpoint {path}: {cause.strerror}. Mend that and make the same call again: the "
-                f"study goes on where it stopped"
+                f"can't write the checkpoint {path}: {cause.strerror}. When that is fixed, make the same call again: "
+                f"the study goes on where it stopped"
             ) from error
 
     @contextmanager
     def reading(self, number: int, step: int) -> Iterator[IO[bytes] | None]:
-        """The state of trial ``number`` at ``step``, None where there is none that is whole."""
+        """Opens the checkpoint of trial ``number`` at ``step`` for reading; None where there is no intact one."""
         try:
             with self._path(number, step).open("rb") as file:
-                yield file if _is_whole(file) else None
+                yield file if _is_intact(file) else None
         except FileNotFoundError:
             yield None
 
     def forget(self, number: int) -> None:
-        """Removes all states of trial ``number``."""
+        """Deletes all checkpoints of trial ``number``."""
         for path in self._folder.glob(f"trial-{number:05d}-*"):
             path.unlink(missing_ok=True)
 
@@ -85,8 +86,8 @@ class Checkpoints:
         return self._folder / f"trial-{number:05d}-{step:09d}.pt"
 
 
-class _Summed:
-    """A file that sums up what goes through it."""
+class _HashingFile:
+    """A file that computes the checksum of what is written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -100,20 +101,21 @@ class _Summed:
         self._file.flush()
 
 
-def _is_whole(file: IO[bytes]) -> bool:
-    """Whether the last bytes are the sum of those before; the file is at its start afterwards."""
+def _is_intact(file: IO[bytes]) -> bool:
+    """Whether the last bytes are the checksum of those before. Leaves the file at its start."""
     digest = hashlib.sha256()
     left = os.fstat(file.fileno()).st_size - digest.digest_size
     while left > 0:
         part = file.read(min(CHUNK, left))
         digest.update(part)
         left -= len(part)
-    whole = left == 0 and file.read() == digest.digest()
+    intact = left == 0 and file.read() == digest.digest()
     file.seek(0)
-    return whole
+    return intact
 
 
 def _sync_folder(folder: Path) -> None:
+    """Makes the renaming of a file in ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

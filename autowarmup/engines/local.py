@@ -1,4 +1,4 @@
-"""The local engine: trials run in this process, one after the other."""
+"""The local engine: it runs trials in this process, one after the other."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from autowarmup.training.base import RunningTrial, Task
 class LocalEngine:
     """Runs segments in this process.
 
-    A model's trial is written to ``folder`` when it pauses and read from there when it goes on, whether or not the
-    process is still the same. A loop of the user's own waits in memory; in a new process it starts again and catches
-    up first.
+    Between segments the trial of a model is stored as a checkpoint in ``folder``. A training loop of the user's own is
+    kept in memory instead; after a restart of the process it is trained again from its start.
+
+    Args:
+        task: what is trained.
+        folder: where checkpoints are stored.
     """
 
     def __init__(self, task: Task, folder: Path) -> None:
@@ -28,9 +31,13 @@ class LocalEngine:
     def run(
         self, segments: Sequence[Segment], monitoring: MonitorSettings, observe: Observe
     ) -> Iterator[SegmentResult]:
-        """Runs the segments in their order."""
+        """Runs the segments in the order given, and yields each one's result.
+
+        Raises:
+            StudyError: a checkpoint can't be written.
+        """
         for segment in segments:
-            active = ActiveSegment(segment, monitoring, partial(self._begun, segment, monitoring))
+            active = ActiveSegment(segment, monitoring, partial(self._start_or_resume, segment, monitoring))
             with closing(active.blocks()) as blocks:
                 for block in blocks:
                     if len(block):
@@ -39,14 +46,14 @@ class LocalEngine:
             yield active.result
 
     def release(self, number: int) -> None:
-        """Forgets trial ``number``: its checkpoints, and its loop where one waits."""
+        """Deletes the checkpoints of trial ``number``, and ends its training loop where one is kept in memory."""
         self._checkpoints.forget(number)
         self._trials.forget(number)
 
     def close(self) -> None:
-        """Ends the loops that wait."""
+        """Ends the training loops that are kept in memory."""
         self._trials.close()
 
-    def _begun(self, segment: Segment, monitoring: MonitorSettings) -> RunningTrial:
+    def _start_or_resume(self, segment: Segment, monitoring: MonitorSettings) -> RunningTrial:
         with self._checkpoints.reading(segment.spec.number, segment.past.end) as file:
-            return self._trials.begun(segment, monitoring, file)
+            return self._trials.start_or_resume(segment, monitoring, file)

@@ -1,4 +1,4 @@
-"""A segment under way, monitored block by block: the same on every engine."""
+"""Running one segment of a trial under the detectors. Every engine does it with the classes here."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from autowarmup.training.trace import Trace
 
 
 class ActiveSegment:
-    """Runs one segment.
+    """A segment while it runs.
+
+    Iterate over :meth:`blocks` to train; then read :attr:`result`.
 
     Args:
-        segment: which.
-        monitoring: the detectors and how often to validate.
-        begin: makes the trial, or takes up the one that is paused.
+        segment: the segment to run.
+        monitoring: the detectors, and how often to validate.
+        start_or_resume: makes the trial, or resumes the paused one. Called once, when training begins.
 
     Attributes:
-        trial: after :meth:`blocks`, the trial that can go on; None where it is over.
+        trial: after :meth:`blocks`, the trial where it can go on later; None where it has ended.
     """
 
-    def __init__(self, segment: Segment, monitoring: MonitorSettings, begin: Callable[[], RunningTrial]) -> None:
+    def __init__(
+        self, segment: Segment, monitoring: MonitorSettings, start_or_resume: Callable[[], RunningTrial]
+    ) -> None:
         self.segment = segment
         self.trial: RunningTrial | None = None
-        self._begin = begin
+        self._start_or_resume = start_or_resume
         self._stop_only_on_nonfinite = segment.spec.stop_only_on_nonfinite
         self._monitor = monitoring.detectors.monitor(segment.spec.schedule.horizon, monitoring.trivial_loss)
         self._parts: list[Trace] = []
@@ -41,14 +45,17 @@ class ActiveSegment:
         self._started_at, self._clock = time.time(), time.perf_counter()
 
     def blocks(self) -> Generator[Trace, None, None]:
-        """Trains and yields block by block, up to the segment's end, a fatal instability or an exception of the user's
-        code. While a trial catches up to where the segment starts, the blocks are empty. Close the iterator where it
-        isn't exhausted."""
+        """Trains and yields what was recorded, block by block. It ends at the end of the segment, at a fatal
+        instability, or at an exception in the user's code, which becomes part of the result.
+
+        A trial without a checkpoint is first trained again up to the start of the segment; the blocks are empty
+        meanwhile. Close the iterator if you don't exhaust it.
+        """
         segment = self.segment
         first_fatal(self._monitor, segment.past, stop_only_on_nonfinite=self._stop_only_on_nonfinite)
         self._seen = len(self._monitor.events)
         try:
-            self.trial = self._begin()
+            self.trial = self._start_or_resume()
             for _ in self.trial.run(segment.past.end):
                 yield Trace.empty(segment.past.end)
             for block in self.trial.run(segment.until):
@@ -69,7 +76,7 @@ class ActiveSegment:
 
     @property
     def result(self) -> SegmentResult:
-        """What it came to, after :meth:`blocks`."""
+        """The segment's result; available once :meth:`blocks` has ended."""
         segment = self.segment
         return SegmentResult(
             number=segment.spec.number,
@@ -89,52 +96,57 @@ class ActiveSegment:
 
 
 class PausedTrials:
-    """The paused trials of a task in one process.
+    """Starts, pauses and resumes the trials of one task within one process.
 
-    Between segments a model's trial is written to a file; a training loop of the user's own waits in memory.
+    A paused trial of a model is written to a file. A training loop of the user's own can't be written to a file: it is
+    kept in memory, blocked in its own thread.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
         self._in_memory: dict[int, RunningTrial] = {}
 
-    def begun(self, segment: Segment, monitoring: MonitorSettings, state: IO[bytes] | None) -> RunningTrial:
-        """The segment's trial: the one that waits in memory, or else a new one, from ``state`` where there is one."""
+    def start_or_resume(self, segment: Segment, monitoring: MonitorSettings, state: IO[bytes] | None) -> RunningTrial:
+        """The segment's trial, ready to train: the one kept in memory if there is one, else one made from the
+        checkpoint ``state``, else a new one."""
         spec = segment.spec
-        if waiting := self._in_memory.pop(spec.number, None):
-            return waiting
+        if paused := self._in_memory.pop(spec.number, None):
+            return paused
         return self._task.trial(spec.schedule, spec.seed, monitoring.eval_every, state)
 
     def pause(self, active: ActiveSegment, open_state: OpenState) -> None:
-        """Keeps the segment's trial, where it can go on: written to a file, or else in memory."""
+        """Saves the segment's trial, unless it has ended: to the file that ``open_state`` opens, or in memory where it
+        can't be written."""
         trial, active.trial = active.trial, None
         if trial is not None and not trial.save(open_state):
             self._in_memory[active.segment.spec.number] = trial
 
-    def waits(self, number: int) -> bool:
-        """Whether trial ``number`` is a loop that waits here."""
+    def in_memory(self, number: int) -> bool:
+        """Whether trial ``number`` is kept in memory."""
         return number in self._in_memory
 
     def forget(self, number: int) -> None:
-        """Trial ``number`` is over: its loop, where one waits, is told to stop."""
-        if waiting := self._in_memory.pop(number, None):
-            waiting.close()
+        """Ends the training loop of trial ``number``, where one is kept in memory."""
+        if paused := self._in_memory.pop(number, None):
+            paused.close()
 
     def close(self) -> None:
-        """Tells all loops that wait to stop."""
+        """Ends all training loops that are kept in memory."""
         for number in [*self._in_memory]:
             self.forget(number)
 
 
 def first_fatal(monitor: Monitor, trace: Trace, *, stop_only_on_nonfinite: bool = False) -> Instability | None:
-    """Shows a trace to the monitor, up to the first fatal instability, which is returned.
+    """Feeds a trace to the monitor, up to the first fatal instability, and returns that; None where there is none.
 
-    A validation loss that is not finite is one: the monitor sees it as the loss of its step. With
-    ``stop_only_on_nonfinite``, only what is not finite is fatal.
+    Args:
+        monitor: the trial's monitor, which has seen all earlier steps.
+        trace: the steps to feed. A validation loss that is not finite is fed as the training loss of its step.
+        stop_only_on_nonfinite: treat only losses and gradients that are not finite as fatal.
     """
-    broken = {e.step - 1: e.val_loss for e in trace.evaluations if not np.isfinite(e.val_loss)}
+    nonfinite = {e.step - 1: e.val_loss for e in trace.evaluations if not np.isfinite(e.val_loss)}
     for step, lr, loss, norm in zip(trace.steps, trace.lr, trace.loss, trace.grad_norm, strict=True):
-        value = broken.get(int(step), float(loss))
+        value = nonfinite.get(int(step), float(loss))
         found = monitor.observe(int(step), float(lr), value, float(norm))
         if found is not None and found.fatal and (not stop_only_on_nonfinite or found.kind == "non-finite"):
             return found
@@ -142,8 +154,8 @@ def first_fatal(monitor: Monitor, trace: Trace, *, stop_only_on_nonfinite: bool 
 
 
 def _recorded(events: Sequence[Instability], seen: int) -> tuple[Instability, ...]:
-    """The instabilities after the first ``seen`` ones that did not end the trial. A fatal kind that a
-    ``stop_only_on_nonfinite`` trial survives is recorded once."""
+    """The instabilities after the first ``seen`` that did not end the trial. Where the trial goes on after a fatal one
+    (``stop_only_on_nonfinite``), each kind of fatal instability is recorded once."""
     survived = {event.kind for event in events[:seen] if event.fatal}
     recorded = []
     for event in events[seen:]:

@@ -1,4 +1,4 @@
-"""How a study uses a Ray cluster."""
+"""The settings of the Ray engine."""
 
 from __future__ import annotations
 
@@ -8,32 +8,39 @@ from pydantic import Field, model_validator
 
 from autowarmup.values import Frozen
 
-SECRET = "MLFLOW_"
-"""Environment variables of this prefix never reach a worker: only the driver's side speaks to MLflow."""
+SECRET_PREFIX = "MLFLOW_"
+"""Environment variables with this prefix, such as MLflow's password, are kept from the workers. They don't need them:
+only the driver's machine talks to MLflow."""
 
 
 class RaySettings(Frozen):
-    """Where a study's trials run, and what each of them gets.
+    """Which Ray cluster a study uses, and the resources of each trial there.
+
+    A *worker* is what trains one trial at a time: one process, or ``processes`` of them together.
 
     Args:
-        address: the cluster: ``"auto"`` (the one this machine belongs to), ``"HOST:PORT"`` of its head, or
-            ``"ray://HOST:10001"`` through its client server. Left out: the Ray that this process is connected to, else
-            one started for the study on this machine.
-        workers: trials at the same time, >= 1; a cluster that scales by itself grows for them. Left out: as many as
-            fit into the cluster as it is, more when it grows.
-        processes: those that train a trial together, >= 1: each takes its part of every batch, with PyTorch's
-            DistributedDataParallel. What follows is for each of them.
-        cpus: CPU cores, >= 0; the training threads follow.
-        gpus: GPUs, >= 0; below 1 a share of one. Left out: one where the task trains on CUDA, else none. Who gets none
-            sees none.
-        resources: further resources, by the names that the cluster's nodes declare.
+        address: the cluster: ``"auto"`` (the one that this machine belongs to), ``"HOST:PORT"`` of its head node, or
+            ``"ray://HOST:10001"`` through its Ray Client server. Left out: the cluster that this process is connected
+            to; if there is none, Ray is started on this machine for the study.
+        workers: trials that run at the same time, >= 1. An autoscaling cluster grows for them. Left out: as many as
+            fit into the cluster at its current size, and more when nodes join.
+        processes: processes that train one trial together, >= 1, with PyTorch's DistributedDataParallel: each takes a
+            part of every batch. ``cpus``, ``gpus`` and ``resources`` are those of one process.
+        cpus: CPU cores, >= 0. Ray sets the number of training threads to it.
+        gpus: GPUs, >= 0; a fraction below 1 shares a GPU. Left out: 1 where the task trains on CUDA, else 0. With 0,
+            no GPU is visible.
+        resources: amounts of custom resources, by the names that the cluster's nodes declare.
         runtime_env: Ray's runtime environment for the workers: ``working_dir``, ``pip``, ``env_vars`` and so on.
-        retries: how often a part of a trial is started again after its worker died or hung, >= 0. Lost nodes and
-            preemptions don't count.
-        patience_s: seconds without progress after which a worker is taken for hung, > 0; or ten times the longest
-            wait between two blocks of steps seen so far, where that is longer. Ten times as long for its first block.
-        start_s: seconds that a worker may take to get its place and start, > 0; a node may have to boot. Then another
-            one is tried.
+        retries: how often a segment of a trial is started again after its worker died or hung, >= 0. Losing a node,
+            or a preemption, doesn't count.
+        patience_s: seconds without progress after which a worker counts as hung, > 0, or ten times the longest wait
+            between two blocks of steps so far where that is longer. Ten times as long before its first block.
+        start_s: seconds within which a worker must have got its resources and started, > 0; a node may have to boot
+            first. After that it is replaced.
+
+    Raises:
+        ValidationError: (a ``ValueError``) a value out of its range, an amount above 1 that isn't a whole number, or
+            ``runtime_env`` with variables that are kept from the workers.
 
     Example:
         >>> RaySettings(address="auto", gpus=0.5).gpus
@@ -59,12 +66,12 @@ class RaySettings(Frozen):
     def _usable(self) -> Self:
         for name, amount in {"cpus": self.cpus, "gpus": self.gpus or 0.0, **self.resources}.items():
             if amount < 0.0 or (amount > 1.0 and amount != int(amount)):
-                raise ValueError(f"{name}={amount:g}: Ray gives out shares of one, or whole numbers")
+                raise ValueError(f"{name}={amount:g}: allowed are fractions from 0 to 1 and whole numbers")
         if self.processes > 1 and 0.0 < (self.gpus or 0.0) < 1.0:
             raise ValueError(f"gpus={self.gpus:g}: {self.processes} processes that train together can't share a GPU")
-        secrets = [name for name in self.runtime_env.get("env_vars", {}) if name.startswith(SECRET)]
+        secrets = [name for name in self.runtime_env.get("env_vars", {}) if name.startswith(SECRET_PREFIX)]
         if secrets:
             raise ValueError(
-                f"runtime_env would give {', '.join(secrets)} to the workers, which don't speak to MLflow: leave it out"
+                f"runtime_env would give {', '.join(secrets)} to the workers, which don't talk to MLflow: leave it out"
             )
         return self

@@ -1,4 +1,5 @@
-"""Detectors of instability: from what a trial records, step by step, to what went wrong. No torch."""
+"""Detectors of instability. They read the learning rate, loss and gradient norm of each optimizer step and say what
+went wrong, and since when. Nothing here imports torch."""
 
 from autowarmup.instability.instability import Instability, Kind
 from autowarmup.instability.monitor import Detectors, Monitor

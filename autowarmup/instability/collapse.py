@@ -1,4 +1,4 @@
-"""Silent failure: the loss is that of a predictor which ignores its input."""
+"""Silent failure: the loss stays at that of a predictor which ignores its input."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ from autowarmup.instability.instability import Instability, found
 
 
 class Collapse:
-    """The loss is back at the trivial predictor's, or has never come below it although the rate has been high."""
+    """Reports a silent failure in two cases.
+
+    *Lost*: the loss was below the trivial loss and has climbed back to it. *Stuck*: the loss has never been below the
+    trivial loss, although the learning rate has been high. The trivial loss is that of the best predictor which ignores
+    its input. Where it is not known, nothing is reported.
+
+    Args:
+        history: recent losses, shared by all detectors and already updated with the step.
+        patience: optimizer steps to wait before damage counts as lasting, 10 to 500.
+        trivial: the trivial loss, or None.
+    """
 
     NEAR = 0.2
-    """The loss is back that has lost all but this share of what it had gained on the trivial one."""
+    """A loss counts as back at the trivial loss when at most this share is left of what it had gained on it."""
     SMALLEST = 0.01
-    """Gains below this share of the trivial loss are none."""
+    """A gain below this share of the trivial loss doesn't count as a gain."""
     LOST, STUCK = 30, 40
-    """The least patience, in steps."""
+    """The fewest steps to wait before a loss counts as lost, or as stuck."""
     CALM, LIVELY = 0.75, 1.2
-    """Patience with a stuck loss whose gradients have shrunk, and with others, in units of the patience."""
+    """Factors on the patience with a stuck loss: ``CALM`` where the gradients have shrunk, ``LIVELY`` elsewhere."""
     SLOW = 1.33
-    """A loss is stuck that has settled this many times as long as it took to get there: what falls slowly, as at a
-    low rate, gets on slowly too."""
+    """A stuck loss must also have settled for this many times the steps that it took to settle. A loss that fell
+    slowly, as at a low learning rate, may go on falling slowly."""
     RISE = 1.4
-    """A rate that still rises has been high if it has risen by this factor since the loss settled."""
+    """A learning rate that still rises counts as high once it has risen by this factor since the loss settled."""
 
     def __init__(self, history: History, patience: int, trivial: float | None) -> None:
         self.history, self.patience, self.trivial = history, patience, trivial
@@ -45,31 +55,32 @@ class Collapse:
         return None
 
     def _patience_if_lost(self) -> float:
-        """Half as many steps as the run had before, within limits."""
+        """Steps to wait with a lost loss: half as many as the run had before the damage, within limits."""
         before = self.lost.since.number if self.lost.since else 0
         return max(self.LOST, min(before / 2, self.patience))
 
     def _patience_if_stuck(self) -> float:
+        """Steps to wait with a stuck loss."""
         share = self.CALM if self.history.calm else self.LIVELY
         fall = self.settled.steps[0].number
         return max(share * max(self.STUCK, self.patience), min(self.SLOW * fall, MAX_PATIENCE))
 
     def _near(self, trivial: float) -> bool:
-        """At the trivial loss or above."""
+        """Whether the loss is at the trivial loss or above it."""
         history = self.history
         slack = max(2 * history.error, self.NEAR * (trivial - history.lowest))
         return min(history.level, history.recent) > trivial - slack
 
     def _learnt(self, trivial: float) -> bool:
-        """The loss had been below the trivial one, and has climbed since."""
+        """Whether the loss has been below the trivial loss, and has climbed since."""
         history = self.history
         gain = trivial - history.lowest
         learnt = gain > max(self.SMALLEST * abs(trivial), 4 * history.error)
         return learnt and history.level - history.lowest > history.wander
 
     def _stuck(self, trivial: float, rate: float) -> bool:
-        """Training has moved the loss, to no avail, and the rate is as high as it gets. A loss that has not moved
-        yet has not started, and one on its way down from its start has not arrived."""
+        """Whether training has moved the loss without bringing it below the trivial loss, at a learning rate near its
+        highest. A loss that has not moved yet doesn't count, nor one that is still falling from its start."""
         history, settled = self.history, self.settled
         way_down = 0.25 * (history.start - trivial)
         arrived = history.level - trivial < max(way_down, 0.1 * abs(trivial)) or history.level > history.start
@@ -81,4 +92,5 @@ class Collapse:
         return arrived and (moved or worse) and rate > 0.5 * history.max_rate and self._rate_was_high(rate)
 
     def _rate_was_high(self, rate: float) -> bool:
+        """Whether the learning rate has stopped rising, or has risen much since the loss settled."""
         return not self.history.rate_rising or rate > self.RISE * self.settled.steps[0].lr

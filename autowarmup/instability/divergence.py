@@ -1,4 +1,4 @@
-"""A loss that climbs and stays."""
+"""Divergence: the loss climbs and doesn't come back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from autowarmup.instability.instability import Instability, found
 
 
 class Divergence:
-    """The loss stays above its start, or has climbed back a good part of the way there and stays."""
+    """Reports a loss that stays above where it started, or that has lost a good part of its progress and stays there.
+
+    Args:
+        history: recent losses, shared by all detectors and already updated with the step.
+        climb_share: the share of the progress made that a loss must have lost.
+        patience: optimizer steps to wait before damage counts as lasting, 10 to 500.
+        trivial: the loss of the best predictor that ignores its input, or None.
+    """
 
     FAR_STEPS = 10
+    """Consecutive losses that must all lie far above the start."""
 
     def __init__(self, history: History, climb_share: float, patience: int, trivial: float | None) -> None:
         self.share, self.history, self.patience, self.trivial = climb_share, history, patience, trivial
@@ -31,8 +39,9 @@ class Divergence:
         return None
 
     def _far_above(self) -> bool:
-        """All of the last losses are several times the start. Without a warm-up the second step may have blown up
-        already: then the first loss is the start, the trivial one at least."""
+        """Whether all of the last losses are several times the start. Without a warm-up the second step may already
+        have diverged, which raises ``history.start``; so the start is taken to be at most the first loss or the trivial
+        loss, whichever is higher."""
         history, start = self.history, self.history.start
         if self.trivial is not None:
             start = min(start, max(history.first, self.trivial))

@@ -10,12 +10,18 @@ from autowarmup.instability.instability import Instability, found
 
 
 class Gradients:
-    """Norms that explode, or die while the loss does not."""
+    """Reports gradient norms that explode, and gradients that vanish although the loss has not fallen with them.
+
+    Args:
+        explosion_factor: a gradient explodes above this many times the largest norm of the last 40 steps.
+        vanishing_factor: a gradient vanishes below this share of the median norm of the last ``ALIVE`` steps.
+    """
 
     BEFORE_FATAL = 10
-    """Consecutive steps."""
+    """Consecutive steps of exploding or vanishing gradients that end the trial."""
     ALIVE = 20
-    """Steps with a gradient before one can die; what converges sooner is a toy."""
+    """Steps with an ordinary gradient that must come before a gradient can count as vanished. A run that converges in
+    fewer steps than that is not judged."""
 
     def __init__(self, explosion_factor: float, vanishing_factor: float) -> None:
         self.explosion_factor, self.vanishing_factor = explosion_factor, vanishing_factor

@@ -1,22 +1,24 @@
-"""Recent steps of a trial: levels, noise, and how long something has lasted."""
+"""Recent steps of a trial: the level of the loss, its noise, and how long a condition has lasted."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
 
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""
 MEDIAN_ERROR = 1.2533
 """Standard error of a median of n normal values, in units of ``sigma / sqrt(n)``."""
 MIN_PATIENCE, MAX_PATIENCE = 10, 500
-"""Bounds of the steps that a detector waits before damage counts as lasting."""
+"""The fewest and the most optimizer steps that a detector waits before damage counts as lasting."""
 
 
 class Step(NamedTuple):
-    """One observation."""
+    """One optimizer step: its number, counted from 0, the learning rate it applied, its training loss and the norm of
+    its gradient."""
 
     number: int
     lr: float
@@ -25,34 +27,66 @@ class Step(NamedTuple):
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle value, the upper one of two."""
+    """The middle value; of an even number of values the upper of the two in the middle."""
     ordered = sorted(values)
     return ordered[len(ordered) // 2]
 
 
+@dataclass(eq=False)
 class History:
-    """Recent losses, the line through them, how far losses stray from it, and the run's marks.
+    """What the detectors know of a trial: recent losses, rates and norms, and what follows from them.
 
-    ``level`` is the median of the last 20 losses, ``recent`` that of the last five; ``sigma`` the noise of one loss,
-    ``error`` that of a level; ``start`` the first losses, ``lowest`` the lowest level so far.
+    A *level* is the median of the last ``WINDOW`` losses. An *excess* is how far a loss lies above the line through the
+    losses before it. Only steps with a finite loss are added.
     """
 
-    WINDOW = 20
-    NOISE = 40
+    WINDOW: ClassVar[int] = 20
+    """Steps of a level."""
+    NOISE: ClassVar[int] = 40
+    """Excesses from which the noise is estimated."""
 
-    def __init__(self) -> None:
-        self.losses: deque[float] = deque(maxlen=self.WINDOW)
-        self.rates: deque[float] = deque(maxlen=self.WINDOW)
-        self.levels: deque[float] = deque(maxlen=2 * self.WINDOW)
-        self.excesses: deque[float] = deque(maxlen=self.NOISE)
-        self.norms: deque[float] = deque(maxlen=self.WINDOW)
-        self.first_norm = 0.0
-        self.count = 0
-        self.first = self.start = self.level = self.recent = self.earlier = self.excess = self.sigma = self.reach = 0.0
-        self.lowest, self.highest = math.inf, -math.inf
-        self.max_rate = 0.0
+    count: int = 0
+    """Steps added so far."""
+
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=History.WINDOW))
+    """The last ``WINDOW`` losses."""
+    rates: deque[float] = field(default_factory=lambda: deque(maxlen=History.WINDOW))
+    """The learning rates of the last ``WINDOW`` steps."""
+    norms: deque[float] = field(default_factory=lambda: deque(maxlen=History.WINDOW))
+    """The last ``WINDOW`` finite gradient norms."""
+    levels: deque[float] = field(default_factory=lambda: deque(maxlen=2 * History.WINDOW))
+    """The last ``2 * WINDOW`` levels."""
+    excesses: deque[float] = field(default_factory=lambda: deque(maxlen=History.NOISE))
+    """The last ``NOISE`` excesses."""
+
+    first: float = 0.0
+    """The first loss."""
+    start: float = 0.0
+    """The median of the first three losses."""
+    first_norm: float = 0.0
+    """The median of the first five finite gradient norms."""
+    lowest: float = math.inf
+    """The lowest level since step 10."""
+    highest: float = -math.inf
+    """The highest level since step 10."""
+    max_rate: float = 0.0
+    """The highest learning rate so far."""
+
+    level: float = 0.0
+    """The median of the last ``WINDOW`` losses."""
+    recent: float = 0.0
+    """The median of the last five losses."""
+    earlier: float = 0.0
+    """The median of the ten oldest losses of the window."""
+    excess: float = 0.0
+    """The last loss's excess."""
+    sigma: float = 0.0
+    """The noise of one loss: a robust standard deviation of the excesses."""
+    reach: float = 0.0
+    """Nine of ten excesses, the newest four left aside, are no larger than this in absolute value."""
 
     def add(self, step: Step) -> None:
+        """Takes in one step; its loss is finite."""
         self.count += 1
         if self.count > 8:
             self.excess = step.loss - self._expected()
@@ -79,12 +113,13 @@ class History:
             self.highest = max(self.highest, self.level)
 
     def _ninth(self) -> float:
-        """What nine of ten excesses stay below, the last four, which may be a spike's, left out."""
+        """The ninth decile of the excesses' absolute values. The last four are left out: they may belong to a spike."""
         sizes = sorted(abs(excess) for excess in list(self.excesses)[:-4])
         return sizes[int(0.9 * len(sizes))] if sizes else 0.0
 
     def _expected(self) -> float:
-        """The next loss on the line through the medians of the window's two halves, not below its lowest half."""
+        """The next loss on the line through the medians of the window's two halves, but not below the lowest loss of
+        the later half."""
         losses = list(self.losses)
         half = len(losses) // 2
         earlier, later = median(losses[:half]), median(losses[half:])
@@ -92,22 +127,24 @@ class History:
 
     @property
     def error(self) -> float:
+        """The standard error of a level."""
         return MEDIAN_ERROR * self.sigma / math.sqrt(self.WINDOW)
 
     @property
     def wander(self) -> float:
-        """How far the levels of a run that goes nowhere range: the extremes of n normal values lie
-        ``2 sqrt(2 ln n)`` standard deviations apart, asymptotically. Leadbetter, Lindgren & Rootzén 1983, Extremes
-        and Related Properties of Random Sequences and Processes, theorem 1.5.3."""
+        """How far apart the lowest and the highest level of a run without a trend lie by chance: the extremes of n
+        normal values are ``2 sqrt(2 ln n)`` standard deviations apart, asymptotically. Leadbetter, Lindgren & Rootzén
+        1983, Extremes and Related Properties of Random Sequences and Processes, theorem 1.5.3."""
         return self.error * 2.0 * math.sqrt(2.0 * math.log(1.0 + self.count / self.WINDOW))
 
     @property
     def progress(self) -> float:
-        """How far the loss has come; three tenths of its start at least, for want of anything better."""
+        """How far the loss has fallen from its start to its lowest level, but at least three tenths of its start: early
+        in a run there is no progress to measure with yet."""
         return max(self.start - self.lowest, 0.3 * abs(self.start))
 
     def share(self, height: float) -> float:
-        """A climb as a share of the progress; 1 where there is nothing to compare it with."""
+        """A climb of the loss as a share of the progress; 1 where the progress is 0."""
         return height / self.progress if self.progress else 1.0
 
     @property
@@ -117,22 +154,31 @@ class History:
 
     @property
     def falling(self) -> bool:
-        """Over two windows, or, as after a spike, within this one."""
+        """Whether the loss falls: its level over the last two windows, or, as after a spike, the losses within the
+        last one."""
         return self.level < self.levels[0] - 2 * self.error or self.recent < self.earlier - 1.4 * self.sigma
 
     @property
     def rate_rising(self) -> bool:
+        """Whether the learning rate has risen over the window."""
         return self.rates[-1] > self.rates[0] * 1.001
 
 
 class Lasting:
-    """How long damage has lasted. Noise interrupts it now and then: a step without it takes two steps back."""
+    """Counts for how many steps damage has lasted. A step without damage takes two off the count rather than all,
+    since noise hides damage now and then.
+
+    Attributes:
+        steps: the count.
+        since: the step at which the damage began, None while the count is 0.
+    """
 
     def __init__(self) -> None:
         self.steps = 0
         self.since: Step | None = None
 
     def add(self, step: Step, damaged: bool) -> None:
+        """Takes in one step."""
         self.steps = self.steps + 1 if damaged else max(0, self.steps - 2)
         if self.steps == 0:
             self.since = None
@@ -142,12 +188,21 @@ class Lasting:
 
 class Settled:
     """The last steps over which the loss has not fallen: the median of their later half is not significantly below
-    that of their earlier half. While it is, the oldest tenth of them is forgotten: nothing fixed has to be waited for,
-    and a fall too slow for two neighbouring windows to tell shows all the same."""
+    that of their earlier half.
+
+    While it is below, the oldest tenth of the steps is dropped. So the window adapts to the run, and a fall that is too
+    slow to show between two neighbouring windows of fixed length still shows.
+
+    Attributes:
+        steps: the steps, oldest first.
+        level: their median loss.
+    """
 
     LEAST, MOST = 10, 1000
+    """The fewest steps that are judged, and the most that are kept."""
     FALL = 1.0
-    """Standard errors by which a fall is told; a low bar, since a false one costs no more than a tenth."""
+    """Standard errors that count as a fall. The threshold is low, since a false fall drops a tenth of the steps at
+    most."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -156,6 +211,7 @@ class Settled:
         self.wait = 0
 
     def add(self, step: Step) -> None:
+        """Takes in one step, and drops old ones while the loss falls."""
         self.steps.append(step)
         self.wait -= 1
         count = len(self.steps)
@@ -172,5 +228,5 @@ class Settled:
 
     @property
     def error(self) -> float:
-        """Of the level."""
+        """The standard error of ``level``."""
         return MEDIAN_ERROR * self.history.sigma / math.sqrt(len(self.steps))

@@ -1,4 +1,4 @@
-"""What a detector says: what went wrong, since which step, at which learning rate."""
+"""What a detector reports: what went wrong, since which step, at which learning rate."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from autowarmup.instability.history import Step
 from autowarmup.values import Frozen
 
 Kind = Literal["non-finite", "divergence", "spike", "gradient-explosion", "silent-failure", "stall"]
+"""What can go wrong. ``silent-failure``: the loss is that of a predictor which ignores its input."""
 
 MAX_SEVERITY = 1e6
+"""The severity of a value that is not finite, and the highest of all."""
 
 
 class Instability(Frozen):
-    """What a detector found.
+    """One instability in a trial.
 
     Args:
         kind: what happened.
-        severity: above 0, grows with the damage. A climb of the loss counts as its share of the progress made, a
-            collapse as 1 (all is lost), a gradient as the decimal logarithm of how many times too large it is, a
-            stall as 0.1, anything non-finite as 1e6.
-        step, lr: the optimizer step and the learning rate where it began.
-        detected: the step that gave it away.
-        fatal: whether it ends the trial. The others, such as a spike that may recover, are recorded.
+        severity: how bad it is, above 0 and at most 1e6. A climb of the loss: its share of the progress made. A silent
+            failure, or a spike that has not come back: 1, all progress is lost. Exploding gradients: the decimal
+            logarithm of the norm over the largest of the last 40 steps. A stall: 0.1. A value that is not finite: 1e6.
+        step: the optimizer step, counted from 0, at which it began.
+        lr: the learning rate of that step.
+        detected: the step at which it was detected.
+        fatal: whether it ends the trial. One that isn't, such as a spike that may recover, is recorded.
         message: one line for people.
     """
 
@@ -38,7 +41,8 @@ class Instability(Frozen):
 
 
 def found(kind: Kind, since: Step, now: Step, severity: float, fatal: bool, message: str) -> Instability:
-    """An instability that began at ``since`` and showed at ``now``, its severity brought into range."""
+    """An instability that began at ``since`` and was detected at ``now``, with its severity clamped to the allowed
+    range."""
     return Instability(
         kind=kind,
         severity=min(MAX_SEVERITY, max(1e-6, severity)),

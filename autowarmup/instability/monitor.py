@@ -1,12 +1,11 @@
-"""Detectors of instability: what went wrong in a trace, since which step, at which rate.
+"""All detectors together, for one trial.
 
-A :class:`Monitor` is fed one optimizer step at a time and returns an instability when a step completes one. Everything
-is judged against the run itself: its own start, its lowest level, its noise. So multiplying every loss by a positive
-constant, and the trivial predictor's loss with it, changes no result. No logarithm is taken: losses may be zero or
-negative.
+A :class:`Monitor` is given one optimizer step at a time and returns the instability that it detects at that step, if
+any. Losses are judged against the run itself: its start, its lowest level, its noise. So multiplying every loss and the
+trivial loss by a positive constant changes no result. No logarithm of a loss is taken: losses may be zero or negative.
 
-During warm-up the loss falls fast, and a plain standard deviation mistakes the fall for noise. Here the loss is
-compared with the *line* through the last steps, and the noise is the median absolute deviation from such lines.
+During warm-up the loss falls fast, and a plain standard deviation would count the fall as noise. So a loss is compared
+with the *line* through the last losses, and the noise is the median absolute deviation from such lines.
 """
 
 from __future__ import annotations
@@ -27,7 +26,10 @@ from autowarmup.values import Frozen
 
 
 class Detectors(Frozen):
-    """The detectors' settings. The defaults are measured by ``benchmarks/detectors.py``.
+    """The detectors' thresholds. ``benchmarks/detectors.py`` measures what the defaults detect, and what they miss.
+
+    A loss's *progress* is how far it has fallen from its start to its lowest level; the *horizon* is the length of the
+    trial's schedule in optimizer steps.
 
     Example:
         >>> monitor = Detectors().monitor(horizon=100)
@@ -38,41 +40,49 @@ class Detectors(Frozen):
     """
 
     spike_noise: float = Field(default=2.0, gt=0.0, le=100.0)
-    """A spike exceeds the trend by this factor more than nine of ten of the last losses strayed from it,"""
+    """A loss spikes when it exceeds its trend by more than three thresholds. The first is this factor times what nine
+    of ten of the last losses deviated from the trend."""
     spike_share: float = Field(default=0.3, gt=0.0, le=10.0)
-    """and by this share of the progress made, start less lowest level,"""
+    """The second threshold of a spike, as a share of the progress made."""
     spike_record: float = Field(default=2.0, ge=1.0, le=100.0)
-    """and by this factor the highest such excess of the last 500 steps."""
+    """The third threshold of a spike, as a factor on the highest excess over the trend of the last 500 steps."""
     patience: float = Field(default=0.06, gt=0.0, le=1.0)
-    """Share of the horizon, but 10 to 500 steps, that a loss stays high before that is fatal. Twice as long where it
-    has not come back to its start. At the trivial loss at least 30 steps, and where it has never come below that also
-    half as long again as it took to get there."""
+    """How long a loss must stay high before that is fatal, as a share of the horizon, but 10 to 500 steps. Twice as
+    long where the loss is still below its start, and for a spike that doesn't come back. A loss at the trivial loss is
+    given at least 30 steps, and where it has never been below that, also 1.33 times the steps that it took to get
+    there."""
     climb_share: float = Field(default=0.3, gt=0.0, le=10.0)
-    """A loss diverges that has climbed this share of the progress made above its lowest level."""
+    """A loss diverges when it has climbed above its lowest level by this share of the progress made."""
     explosion_factor: float = Field(default=30.0, gt=1.0, le=1e6)
-    """A gradient explodes above this many times the largest norm of the last 40 steps. One step of that is
-    recorded, ten in a row are fatal."""
+    """A gradient explodes when its norm is above this many times the largest norm of the last 40 steps. One such step
+    is recorded, ten in a row are fatal."""
     vanishing_factor: float = Field(default=1e-3, gt=0.0, lt=1.0)
-    """Gradients are dead below this share of their median, the loss not having fallen with them."""
+    """A gradient has vanished when its norm is below this share of the median of the last 20 and the loss has not
+    fallen below a tenth of its recent median. Ten such steps in a row are fatal."""
     max_skips: int = Field(default=30, ge=1, le=10_000)
-    """Consecutive steps without a finite gradient, skipped at rate 0 by a loss scaler, that are still no failure."""
+    """How many consecutive steps a loss scaler may skip (a gradient that is not finite, a learning rate of 0) before
+    that is fatal."""
 
     def monitor(self, horizon: int, trivial_loss: float | None = None) -> Monitor:
         """A monitor for one trial.
 
         Args:
-            horizon: optimizer steps of the whole run, >= 1; patience grows with it.
+            horizon: the length of the trial's schedule in optimizer steps, >= 1; patience grows with it.
             trivial_loss: the loss of the best predictor that ignores its input: the entropy of the labels, the
-                variance of the targets. None: unknown; a collapse is then told by how far the loss climbed.
+                variance of the targets. None: not known; a loss that climbs back to it is then
+                detected as a divergence only.
         """
         return Monitor(self, horizon, trivial_loss)
 
 
 class Monitor:
-    """Watches one trial. The same observations give the same instabilities, so a resumed trial replays its trace.
+    """Runs all detectors on one trial. The same steps always give the same instabilities, so a resumed trial gets back
+    to its state by being shown its recorded steps.
 
-    ``events`` holds every instability so far, also those that a graver one of the same step hid. A step costs the same
-    however long the run: some 30 microseconds.
+    A step costs about 30 microseconds, however long the run.
+
+    Attributes:
+        events: every instability so far, in order; where one step has several, all of them.
     """
 
     def __init__(self, detectors: Detectors, horizon: int, trivial_loss: float | None) -> None:
@@ -97,13 +107,13 @@ class Monitor:
         )
 
     def observe(self, step: int, lr: float, loss: float, grad_norm: float) -> Instability | None:
-        """The instability that this step completes, if any; of several the fatal one.
+        """The instability detected at this step, or None; of several a fatal one.
 
         Args:
             step: the optimizer step, counted from 0.
             lr: the learning rate it applied; 0 where a loss scaler skipped the step.
-            loss: its training loss, any number, NaN or infinite.
-            grad_norm: the gradient's norm before clipping; NaN: not measured, infinite: measured and not finite.
+            loss: its training loss; may be NaN or infinite.
+            grad_norm: the gradient's norm before clipping. NaN: not measured. Infinite: the gradient is not finite.
         """
         observed = Step(step, lr, loss, grad_norm)
         raised = [self._non_finite.observe(observed)]

@@ -9,7 +9,8 @@ from autowarmup.instability.instability import MAX_SEVERITY, Instability, found
 
 
 class NonFinite:
-    """A loss that is NaN or infinite, an infinite gradient that was applied, or nothing but skipped steps."""
+    """Reports a loss that is NaN or infinite, a gradient that is not finite and was applied, and more than
+    ``max_skips`` steps in a row that a loss scaler skipped."""
 
     def __init__(self, max_skips: int) -> None:
         self.max_skips = max_skips

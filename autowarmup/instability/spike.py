@@ -1,4 +1,4 @@
-"""A loss that jumps, and comes back or not."""
+"""Loss spikes: the loss jumps, and comes back or doesn't."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from autowarmup.instability.instability import Instability, found
 
 
 class Spike:
-    """Three of four losses far above their trend; fatal if the loss has not come half the way back in time."""
+    """Reports three of four losses far above their trend, and once more, as fatal, where the loss has not come back
+    half the way after ``patience`` steps.
+
+    Args:
+        history: recent losses, shared by all detectors and already updated with the step.
+        noise: see :attr:`Detectors.spike_noise`.
+        share: see :attr:`Detectors.spike_share`.
+        record: see :attr:`Detectors.spike_record`.
+        patience: optimizer steps within which the loss must have come back.
+    """
 
     MEMORY = 500
+    """Steps of which the highest excess over the trend is remembered."""
 
     def __init__(self, history: History, *, noise: float, share: float, record: float, patience: int) -> None:
         self.history, self.patience = history, patience
@@ -27,7 +37,7 @@ class Spike:
         return self._watch(step) if self.since else self._look(step)
 
     def _look(self, step: Step) -> Instability | None:
-        """Whether a spike begins."""
+        """Looks for the beginning of a spike."""
         history = self.history
         self.last.append((history.excess, step))
         if len(self.last) < 4:
@@ -48,7 +58,7 @@ class Spike:
         return found("spike", self.since, step, history.share(height), False, message)
 
     def _watch(self, step: Step) -> Instability | None:
-        """Whether the spike that began has recovered."""
+        """Waits for the loss to recover from the spike that has begun."""
         assert self.since is not None
         if self.history.recent < 0.5 * (self.base + self.peak):
             self.since = None

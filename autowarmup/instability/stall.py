@@ -1,4 +1,4 @@
-"""A loss that does not move."""
+"""Stalls: the loss doesn't move."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from autowarmup.instability.instability import Instability, found
 
 
 class FrozenLoss:
-    """The very same loss ten times in a row. Fatal where the losses before it differed from one another: a fault.
-    A run on one batch gets there by converging, and a loss of exactly 0 is a success; neither is a fault."""
+    """Reports exactly the same loss ten times in a row. It is fatal where the losses before differed from one another:
+    then something is wrong with the training. A run on one batch may get there by converging, which is recorded only. A
+    loss of exactly 0 is not reported."""
 
     REPEATS = 10
+    """Equal losses in a row that are reported."""
     BEFORE = 20
+    """Losses before them from which it is decided whether that is fatal."""
     CONVERGED = 1e-4
-    """Changes below this share of the loss are those of a converging run."""
+    """A run whose losses change by less than this share of the loss is converging."""
 
     def __init__(self) -> None:
         self.last: deque[Step] = deque(maxlen=self.BEFORE + self.REPEATS)
@@ -31,6 +34,7 @@ class FrozenLoss:
         return found("stall", first, step, 0.1, self._is_fault(), f"the loss is frozen at {step.loss:.6g}")
 
     def _is_fault(self) -> bool:
+        """Whether the losses before the frozen ones still changed from step to step."""
         losses = [past.loss for past in self.last][: -self.REPEATS + 1]
         changes = [abs(after - before) for before, after in pairwise(losses)]
         differed = len(changes) == self.BEFORE and changes.count(0.0) <= 2
@@ -38,10 +42,11 @@ class FrozenLoss:
 
 
 class NothingLearnt:
-    """A loss that has not left its start although the rate has stopped rising. Told once, and never fatal: a slow
-    starter looks the same."""
+    """Reports, once, a loss that has not left its start although the learning rate has stopped rising. It is never
+    fatal: a run that only starts slowly looks the same."""
 
     LEAST = 100
+    """The fewest steps to wait; otherwise a quarter of the horizon."""
 
     def __init__(self, history: History, horizon: int) -> None:
         self.history, self.limit = history, max(self.LEAST, horizon // 4)

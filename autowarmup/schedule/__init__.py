@@ -1,4 +1,4 @@
-"""Schedules as pure arithmetic, the space of those that may be proposed, and a schedule as a PyTorch scheduler."""
+"""Learning-rate schedules as pure arithmetic, search spaces of them, and schedules as PyTorch schedulers."""
 
 from autowarmup.schedule.decays import (
     ConstantDecay,

@@ -1,4 +1,4 @@
-"""Decays: the share of the peak that is left, from 1 at the end of the warm-up to the final factor at the horizon."""
+"""Decays: the learning rate after the warm-up as a share of the peak, down to the final factor at the horizon."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autowarmup.values import Frozen
 
 
 def _left(step: int, plan: Plan) -> float:
-    """How much of the decay lies ahead, from 1 at the end of the warm-up to 0 at the horizon."""
+    """The share of the decay's steps that is still ahead: 1 at the end of the warm-up, 0 at the horizon."""
     return (plan.horizon - step) / max(1, plan.horizon - plan.warmup_steps)
 
 
@@ -63,7 +63,7 @@ class InverseSqrtDecay(Frozen):
 
 
 class ConstantDecay(Frozen):
-    """No decay: the peak to the end, whatever the final factor."""
+    """No decay: the learning rate stays at the peak. The final factor is ignored."""
 
     kind: Literal["constant"] = "constant"
 
@@ -72,9 +72,9 @@ class ConstantDecay(Frozen):
 
 
 class WarmupStableDecay(Frozen):
-    """The peak, then a straight line to the final factor over the last ``cooldown`` share of the horizon, or
-    from the end of the warm-up where that is later. Hu et al. 2024 (MiniCPM), arXiv 2404.06395; the linear
-    cool-down of Hägele et al. 2024, arXiv 2405.18392."""
+    """The peak, then a straight line down to the final factor over the last part of the run: ``cooldown`` is its share
+    of the horizon. It never begins before the end of the warm-up. Hu et al. 2024 (MiniCPM), arXiv 2404.06395; the
+    linear cool-down of Hägele et al. 2024, arXiv 2405.18392."""
 
     kind: Literal["wsd"] = "wsd"
     cooldown: float = Field(default=0.2, gt=0.0, le=1.0)

@@ -1,4 +1,4 @@
-"""From the horizon that was tuned to a longer one: what is known about how the best schedule changes."""
+"""Extrapolating a schedule from the horizon that was tuned to a longer one."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from autowarmup.schedule.shapes import Rule
 from autowarmup.values import Frozen
 
 EXPONENT = 0.32
-"""The best peak falls with the horizon to this power. Bjorck et al. 2024, Scaling Optimal LR Across Token Horizons,
-arXiv 2409.19913, section 3."""
+"""The best peak is proportional to the horizon to the power of minus this. Bjorck et al. 2024, Scaling Optimal LR
+Across Token Horizons, arXiv 2409.19913, section 3."""
 EXPONENTS = (0.0, 0.7)
-"""What was measured on this project's tables (docs/search.md): from no change to twice that."""
+"""The range of exponents measured on this project's tasks (docs/search.md). It gives the range of peaks."""
 
 
 class Extrapolation(Frozen):
-    """A schedule for a horizon that was not trained.
+    """A schedule for a longer horizon than the one that was tuned.
 
     Args:
-        schedule: the schedule, with the expected peak.
-        tuned_steps: the horizon that was trained.
-        peak_low, peak_high: the range of peaks that the measured exponents allow for.
+        schedule: the schedule for the longer horizon, with the expected peak.
+        tuned_steps: the horizon that was tuned, in optimizer steps.
+        peak_low: the lowest peak in the range that measured exponents give.
+        peak_high: the highest peak in that range.
     """
 
     schedule: Schedule
@@ -28,7 +29,7 @@ class Extrapolation(Frozen):
     peak_high: float
 
     def describe(self) -> str:
-        """What was measured and what was not, in a line."""
+        """One line for people: what was tuned, and the range of the extrapolated peak."""
         return (
             f"tuned at {self.tuned_steps:,} steps; at {self.schedule.horizon:,} steps the peak is extrapolated: "
             f"{self.schedule.peak:.3g}, between {self.peak_low:.3g} and {self.peak_high:.3g}"
@@ -36,11 +37,12 @@ class Extrapolation(Frozen):
 
 
 def extrapolated(schedule: Schedule, horizon: int) -> Extrapolation:
-    """The schedule at a longer horizon: the same share of it warms up, along the same curve, to a lower peak.
+    """The schedule for a longer horizon: the same shape over the same share of the horizon, to a lower peak. The
+    duration of a rule stays, since it follows from ``beta2``.
 
     Args:
-        schedule: as tuned.
-        horizon: optimizer steps of the run it is wanted for, >= the tuned ones.
+        schedule: the schedule that was tuned.
+        horizon: the longer horizon in optimizer steps, at least that of ``schedule``.
 
     Example:
         >>> tuned = Schedule(peak=1e-2, horizon=1_000, warmup_steps=200, shape="linear")

@@ -1,4 +1,4 @@
-"""Warm-up shapes: the share of the peak that a step applies, as pure arithmetic."""
+"""Warm-up shapes: the learning rate of each step of the warm-up as a share of the peak."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Beta2 = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Plan(Protocol):
-    """What shapes and decays know of the schedule that they belong to."""
+    """The settings of a schedule that its shape and its decay are computed from; a ``Schedule`` has them."""
 
     @property
     def horizon(self) -> int: ...
@@ -48,11 +48,11 @@ class NoWarmup(Frozen):
 
 
 class Ramp(Frozen):
-    """A curve from the start factor up to the peak, over ``warmup_steps``."""
+    """A curve that rises from the start factor to the peak over ``warmup_steps`` steps."""
 
     @abstractmethod
     def climb(self, progress: float) -> float:
-        """The height of the curve, from 0 to 1, at a progress from 0 to 1."""
+        """The height of the curve, 0 to 1, at a share of the warm-up, 0 to 1."""
 
     def share(self, step: int, plan: Plan) -> float:
         steps, start = plan.warmup_steps, plan.start_factor
@@ -73,7 +73,7 @@ class Linear(Ramp):
 
 
 class Polynomial(Ramp):
-    """``progress ** power``: below 1 steep at first (0.5 is the square root), above 1 slow at first."""
+    """``progress ** power``. A power below 1 rises steeply at first (0.5 is the square root), one above 1 slowly."""
 
     kind: Literal["polynomial"] = "polynomial"
     power: float = Field(default=2.0, gt=0.0, le=10.0)
@@ -92,7 +92,7 @@ class Sqrt(Ramp):
 
 
 class Cosine(Ramp):
-    """Half a cosine wave, ``(1 - cos(pi * progress)) / 2``: slow at both ends."""
+    """Half a cosine wave, ``(1 - cos(pi * progress)) / 2``. It rises slowly at both ends."""
 
     kind: Literal["cosine"] = "cosine"
 
@@ -101,8 +101,8 @@ class Cosine(Ramp):
 
 
 class Exponential(Frozen):
-    """Geometric growth: every step multiplies the rate by the same number. Starts at 1% of the peak unless
-    told."""
+    """Geometric growth: every step multiplies the learning rate by the same number. It starts at 1% of the peak unless
+    ``start_factor`` says otherwise."""
 
     kind: Literal["exponential"] = "exponential"
 
@@ -113,18 +113,18 @@ class Exponential(Frozen):
         return math.pow(start, 1.0 - step / plan.warmup_steps)
 
 
-# --- Rules: shapes that need no search, because beta2 fixes their duration -------------------------------
+# --- Rules: shapes whose duration follows from beta2 and need not be searched ---------------------------
 
 
 class Rule(Frozen):
-    """A shape whose duration follows from Adam's ``beta2``. It multiplies the rate at every step, decay
-    included, as it would if it were built into the optimizer."""
+    """A shape whose duration follows from Adam's ``beta2``. It multiplies the learning rate at every step, during the
+    decay too, as if it were built into the optimizer."""
 
     beta2: Beta2 = 0.999
 
     @abstractmethod
     def factor(self, step: int) -> float:
-        """The share of the rate that step ``step``, counted from 0, applies."""
+        """The factor on the learning rate at ``step``, counted from 0."""
 
     def share(self, step: int, plan: Plan) -> float:
         return self.factor(step)
@@ -158,8 +158,8 @@ class RAdam(Rule):
         sqrt((rho_t - 4) * (rho_t - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho_t)),
         rho_t = rho_inf - 2 * t * beta2^t / (1 - beta2^t),  rho_inf = 2 / (1 - beta2) - 1,  t counted from 1
 
-    It is undefined while ``rho_t <= 4``, the first four steps. There RAdam falls back to plain momentum,
-    which no learning rate of Adam expresses: those steps apply the first factor that is defined.
+    It is undefined while ``rho_t <= 4``, which are the first four steps. There RAdam falls back to plain momentum. No
+    learning rate of Adam can express that, so these steps use the first factor that is defined.
     """
 
     kind: Literal["radam"] = "radam"
@@ -186,9 +186,9 @@ class RAdam(Rule):
 class GIAdam(Rule):
     """``sqrt(1 - beta2^(t+1))``, the warm-up inside GI-Adam. Kalra & Barkeshli 2024, arXiv 2406.09405.
 
-    GI-Adam is Adam whose second moment starts at the first squared gradient. The bias correction is then not
-    needed, and what it still does is to multiply the rate by this factor. On plain Adam the schedule gives
-    GI-Adam's updates as long as the gradients keep their magnitudes, and close ones after that.
+    GI-Adam is Adam with a second moment that starts at the first squared gradient. It keeps Adam's bias correction,
+    which then amounts to this factor on the learning rate. With plain Adam the schedule gives the updates of GI-Adam
+    while gradients keep their magnitude, and similar ones after that.
     """
 
     kind: Literal["gi-adam"] = "gi-adam"

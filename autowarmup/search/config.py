@@ -1,4 +1,4 @@
-"""The whole configuration of a study, in one model."""
+"""The configuration of a study."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from autowarmup.schedule.space import SearchSpace
 from autowarmup.values import Frozen
 
 EVALUATIONS = 20
-"""Validations of a whole run."""
+"""How often a trial is validated from its start to its horizon."""
 
 RUNGS = (0.25, 0.5, 1.0)
-"""Shares of the horizon at which it is decided whether a trial goes on."""
+"""Shares of the horizon at which the search decides whether a trial goes on."""
 
 
 class TuneConfig(Frozen):
-    """What a study does. Two studies with the same configuration are the same study.
+    """The configuration of a study. Two studies with the same configuration are the same study.
 
     Args:
         total_steps: optimizer steps of the run that the schedule is for, >= 10.
-        tune_steps: optimizer steps of the runs that the study trains, >= 10, where they are to be shorter; the
-            schedule is then extrapolated.
-        budget: optimizer steps that the whole study may spend, probes and confirmation included.
+        tune_steps: optimizer steps of the runs that the study trains, 10 to ``total_steps``. Left out: ``total_steps``.
+            If it is less, the schedule is extrapolated to ``total_steps``.
+        budget: optimizer steps that the whole study may spend, probe and confirmation included.
         space: which schedules may be proposed.
-        seed: fixes every choice of the study, and the first run's initial weights and batches.
-        current_peak: the learning rate used today; the baselines run at it.
-        beta2: the optimizer's second-moment decay, for the untuned rule.
-        confirm_seeds: fresh paired seeds on which the winner meets the baselines, >= 2.
-        cohort: trials that are trained at the same time; decisions are taken for so many at once.
-        steps_per_epoch: where the space gives durations in epochs.
-        trivial_loss: the loss of the trivial predictor, where it is known.
+        seed: fixes every choice of the study, and the initial weights and the batches of the search's trials; 0 to
+            2**32 - 1.
+        current_peak: the learning rate that is used today, > 0; the baselines run at it.
+        beta2: the decay of the optimizer's second moment, 0 to below 1; the untuned rule depends on it.
+        confirm_seeds: fresh seeds on which the best schedule is compared with the better baseline, 2 to 100.
+        cohort: how many trials the search chooses together, >= 1; they can be trained at the same time.
+        steps_per_epoch: optimizer steps of an epoch, >= 1; needed where the space gives durations in epochs.
+        trivial_loss: the loss of the best predictor that ignores its input; None where it is not known.
         detectors: the settings of the instability detectors.
-        task: what is trained, in words and numbers: a study of another task is refused.
+        task: a description of what is trained; a study of another task is refused.
     """
 
     total_steps: int = Field(ge=10)
@@ -71,12 +72,12 @@ class TuneConfig(Frozen):
 
     @property
     def horizon(self) -> int:
-        """Optimizer steps of the runs that the study trains."""
+        """Optimizer steps of the runs that the study trains: ``tune_steps``, or else ``total_steps``."""
         return self.tune_steps or self.total_steps
 
     @property
     def baselines(self) -> tuple[Schedule, ...]:
-        """The schedules that need no search, at today's rate: no warm-up, and the untuned rule."""
+        """The schedules that need no search: no warm-up and the untuned rule, both with ``current_peak``."""
         decay = self.space.decay[0]
         settings: dict[str, Any] = {
             "peak": self.current_peak,
@@ -93,15 +94,16 @@ class TuneConfig(Frozen):
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Steps at which it is decided whether a trial goes on: a quarter, a half and the whole of the horizon. They
-        fall on validations."""
+        """The steps at which the search decides whether a trial goes on: a quarter, a half and the whole of the
+        horizon, rounded up to the next validation."""
         every = self.eval_every
         parts = (math.ceil(self.horizon * share / every) * every for share in RUNGS)
         return tuple(sorted({min(part, self.horizon) for part in parts}))
 
     @property
     def probe_steps(self) -> int:
-        """Length of the ramp that tells which peaks to expect; 0 where the space's peaks lie close together."""
+        """Optimizer steps of the probe, the ramp of the learning rate that measures which peaks to search. 0 where the
+        space gives peaks that differ by a factor of 4 at most: then there is no probe."""
         peak = self.space.peak
         if peak is not None and peak.high <= 4.0 * peak.low:
             return 0
@@ -109,8 +111,9 @@ class TuneConfig(Frozen):
 
     @property
     def verdict_cost(self) -> int:
-        """Steps kept for the verdict: both baselines on the search's seed, the winner and the better baseline on every
-        fresh seed, and a run for a winner that breaks on one and is replaced."""
+        """Optimizer steps reserved for the verdict: both baselines on the search's seed, the best schedule and the
+        better baseline on every fresh seed, and one more run, in case the best schedule becomes unstable on a fresh
+        seed and the next best takes its place."""
         return verdict_runs(self.confirm_seeds) * self.horizon
 
     @property
@@ -120,20 +123,27 @@ class TuneConfig(Frozen):
 
     @property
     def least_budget(self) -> int:
+        """The smallest budget that is accepted: the probe, two whole runs and the verdict."""
         return self.probe_steps + 2 * self.horizon + self.verdict_cost
 
     @staticmethod
     def default_budget(horizon: int, confirm_seeds: int) -> int:
-        """Three whole runs for the search, and what the verdict takes: twelve with three seeds. A study that settles
-        sooner, or whose search has nothing better than a baseline, spends less."""
+        """The default budget in optimizer steps: three whole runs for the search, and the runs of the verdict. With
+        three seeds these are twelve runs. A study spends less where the search ends early, or where it finds nothing
+        better than a baseline.
+
+        Args:
+            horizon: optimizer steps of a whole run.
+            confirm_seeds: fresh seeds of the confirmation.
+        """
         return (3 + verdict_runs(confirm_seeds)) * horizon
 
 
 def validation_interval(horizon: int) -> int:
-    """Optimizer steps between two validations of a run of that length."""
+    """Optimizer steps between two validations of a run of ``horizon`` steps."""
     return math.ceil(horizon / EVALUATIONS)
 
 
 def verdict_runs(confirm_seeds: int) -> int:
-    """Whole runs that are kept for the verdict; see :attr:`TuneConfig.verdict_cost`."""
+    """Whole runs reserved for the verdict; see :attr:`TuneConfig.verdict_cost`."""
     return 2 + 2 * confirm_seeds + 1

@@ -1,11 +1,11 @@
-"""What a search decides, and what it is answered.
+"""The decisions of a search.
 
-A search is a generator of decisions::
+A search is a generator. It yields decisions and is sent, for each of them::
 
-    Advance(...) -> list[SegmentResult]
-    Finish(...)  -> nothing
+    Advance(...)   the results of its segments, in their order: list[SegmentResult]
+    Finish(...)    an empty list
 
-and returns its conclusion.
+Its return value is a :class:`Conclusion`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from autowarmup.training.trace import Outcome
 
 @dataclass(frozen=True)
 class Advance:
-    """Train each trial up to a step."""
+    """Train each of these trials up to the step that stands beside it. The trials are independent of one another."""
 
     segments: tuple[tuple[TrialSpec, int], ...]
 
 
 @dataclass(frozen=True)
 class Finish:
-    """Trial ``number`` is over."""
+    """Trial ``number`` has ended, with this outcome."""
 
     number: int
     outcome: Outcome
@@ -36,7 +36,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What the search ends with."""
+    """What a search concludes: the verdict, and the range of peaks that was searched."""
 
     verdict: Verdict
     peak_range: PeakRange

@@ -1,4 +1,4 @@
-"""The probe: one ramp of the learning rate tells which peaks to expect."""
+"""The probe: a ramp of the learning rate, from which the range of peaks to search is read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from autowarmup.schedule import ConstantDecay, Exponential, Schedule
 from autowarmup.training.trace import Trace
 
 OF_LOWEST = 0.4
-"""The expected peak, as a share of the highest rate at which a ramp's smoothed loss is at its lowest."""
+"""The expected peak as a share of the highest learning rate at which the ramp's smoothed loss is at its lowest."""
 
 
 def ramp(current_peak: float, steps: int) -> Schedule:
-    """The probe: an exponential ramp from a thirtieth of today's rate to a hundred times of it."""
+    """The probe's schedule: an exponential ramp of ``steps`` steps, from a thirtieth of ``current_peak`` to a hundred
+    times it."""
     return Schedule(
         peak=current_peak * 100.0,
         horizon=steps,
@@ -27,20 +28,26 @@ def ramp(current_peak: float, steps: int) -> Schedule:
 
 
 def peak_of_ramp(trace: Trace, current_peak: float) -> float:
-    """The peak to expect, read off an exponential ramp of the rate: 0.4 of the highest rate at which the smoothed loss
-    was at its lowest, within its noise. That rate lies above the best peaks. But no less than today's rate, unless the
-    loss had risen above its start by then: where the ramp shows nothing, today's rate is the best guess.
+    """The best peak to expect, read off an exponential ramp of the learning rate.
+
+    It is 0.4 times the highest learning rate at which the smoothed loss is at its lowest, within its noise; that rate
+    itself lies above the best peaks. It is at least ``current_peak``, unless the loss has risen above its start before
+    that: where the ramp shows nothing, today's peak is the best guess.
+
+    Args:
+        trace: what the ramp recorded.
+        current_peak: the learning rate that is used today.
 
     Example:
-        >>> rate = np.geomspace(1e-4, 1.0, 100)
-        >>> loss = 3.0 - np.log1p(100 * rate) + (rate / 0.1) ** 2
-        >>> round(peak_of_ramp(Trace(rate, loss, loss), current_peak=1e-3), 2)
+        >>> lr = np.geomspace(1e-4, 1.0, 100)
+        >>> loss = 3.0 - np.log1p(100 * lr) + (lr / 0.1) ** 2
+        >>> round(peak_of_ramp(Trace(lr, loss, loss), current_peak=1e-3), 2)
         0.04
     """
     finite = np.isfinite(trace.loss) & (trace.lr > 0)
     if not finite.any():
-        return current_peak / 30.0  # broke at once
-    loss, rate = trace.loss[finite], trace.lr[finite]
+        return current_peak / 30.0  # the first step was unstable already
+    loss, lr = trace.loss[finite], trace.lr[finite]
     smooth, weight = np.empty_like(loss), 0.0
     value = 0.0
     for i, item in enumerate(loss):
@@ -52,6 +59,6 @@ def peak_of_ramp(trace: Trace, current_peak: float) -> float:
     low = np.flatnonzero(smooth <= smooth.min() + averaged)
     start = float(np.mean(loss[:3]))
     risen = np.flatnonzero(smooth > start + 3.0 * math.hypot(averaged, noise / math.sqrt(3.0)))
-    broken = rate[risen[0]] if len(risen) else math.inf
-    expected = OF_LOWEST * float(rate[low[-1]])
-    return expected if broken < current_peak or rate[-1] < current_peak else max(expected, current_peak)
+    unstable = lr[risen[0]] if len(risen) else math.inf
+    expected = OF_LOWEST * float(lr[low[-1]])
+    return expected if unstable < current_peak or lr[-1] < current_peak else max(expected, current_peak)

@@ -1,10 +1,12 @@
-"""What the trials so far say about every schedule that could be tried: one smooth model over schedules and time.
+"""The surrogate model: a Gaussian process that forecasts the final loss of schedules from the trials so far.
 
-Trials of one seed see the same batches, so what is modelled is the *paired difference* of a trial's validation loss
-from the reference trial's at the same step. That takes out how the loss falls as such, and at the horizon it is what a
-decision needs: by how much a schedule would beat the best one so far. A Gaussian process (Rasmussen & Williams 2006,
-Gaussian Processes for Machine Learning, chapter 2) over the schedule's features and the step takes every evaluation of
-every trial as evidence, whether or not the trial was finished.
+Trials on one seed see the same batches, so the model is fitted to *paired differences*: a trial's validation loss less
+that of a reference trial at the same step. This removes the fall of the loss that all trials share. At the horizon the
+difference is what the search needs to know: by how much a schedule would beat the best one so far.
+
+The Gaussian process (Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, chapter 2) is one over the
+features of the schedule and the step together. So every evaluation of every trial is used, whether or not the trial
+got to its horizon.
 """
 
 from __future__ import annotations
@@ -24,24 +26,26 @@ from autowarmup.training.trace import Trace
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 LENGTHS = (0.5, 0.3, 0.4, 0.3, 1.0)
-"""How far apart schedules still resemble one another: in decades of the peak, in the square root of the rate that the
-warm-up holds back (as a share of the horizon), in its curve, in the decay's tail, in shares of the horizon trained."""
+"""Length scales of the kernel: one for each of the four :func:`features`, and one for the step as a share of the
+horizon."""
 NOISE = 0.15
-"""Variance of one evaluation, in units of the typical difference."""
+"""Variance of one evaluation, in squares of the typical difference."""
 PRIOR_WIDTH = 1.0
-"""Decades from the expected peak at which a schedule is expected to be worse by about one typical difference."""
+"""Width of the prior mean, in decades of the peak: so far from the expected peak, a schedule is expected to be worse by
+about one typical difference."""
 AHEAD = 0.15
-"""A loss above the trivial predictor's is extrapolated by this share of the horizon, at most down to that one."""
+"""A score above the trivial loss is extrapolated ahead by this share of the horizon, at most down to the trivial
+loss."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a schedule.
+    """What one trial says about its schedule.
 
     Args:
         schedule: the schedule.
-        scores: ``(step, score)`` of its evaluations, in order; see :func:`scores`.
-        broke: whether it became unstable.
+        scores: ``(step, score)`` of the trial's evaluations, in order; see :func:`scores`.
+        broke: whether the trial became unstable.
     """
 
     schedule: Schedule
@@ -50,16 +54,23 @@ class Evidence:
 
     @property
     def end(self) -> int:
+        """The step of the last score, 0 where there is none."""
         return self.scores[-1][0] if self.scores else 0
 
 
 def scores(trace: Trace, horizon: int, every: int, trivial_loss: float | None) -> tuple[tuple[int, float], ...]:
-    """What a trial's evaluations say about its end: lower is better.
+    """A trial's scores: for each evaluation its step and a number that ranks trials at that step, lower being better.
 
-    At the horizon it is the validation loss. Before, it is that of the averaged weights, which stand in for the decayed
-    model. While that loss is above the trivial predictor's, its level says little: a rate that is too high gets near it
-    first and then stays. So it is extrapolated along its fall. Before a loop validates for the first time it is
-    scored by the mean training loss of every ``every`` steps.
+    At the horizon the score is the validation loss. Before, it is the validation loss of the averaged weights, which
+    predicts that of the model after the decay better. While this is above the trivial loss its level says little: a
+    learning rate that is too high gets near the trivial loss first, and then stays there. So it is extrapolated along
+    its slope. Before the first evaluation, the score is the mean training loss of every ``every`` steps.
+
+    Args:
+        trace: what the trial recorded, from its start.
+        horizon: the length of its schedule in optimizer steps.
+        every: optimizer steps between two scores before the first evaluation.
+        trivial_loss: the loss of the best predictor that ignores its input; None where it is not known.
 
     Example:
         >>> from autowarmup.training.trace import Evaluation
@@ -88,9 +99,11 @@ def scores(trace: Trace, horizon: int, every: int, trivial_loss: float | None) -
 
 @lru_cache(maxsize=100_000)
 def features(schedule: Schedule) -> tuple[float, float, float, float]:
-    """A schedule in the terms in which schedules resemble one another; see :data:`LENGTHS`.
+    """A schedule as the surrogate's four inputs.
 
-    Any shape is told by what its warm-up holds back: the area between its curve and the peak.
+    They are the decimal logarithm of the peak; the square root of the area between the warm-up's curve and the peak, as
+    a share of the peak times the horizon; that area as a share of the peak times the duration, which tells the shapes
+    apart; and the decay's mean factor over the last quarter of the horizon.
     """
     duration, horizon = schedule.duration, schedule.horizon
     steps = np.unique(np.linspace(0, max(0, duration - 1), 32).astype(int))
@@ -101,17 +114,18 @@ def features(schedule: Schedule) -> tuple[float, float, float, float]:
 
 
 class Surrogate:
-    """The model, fitted.
+    """The fitted model.
 
     Args:
-        evidence: of the trials so far, one at least with a score.
-        expected_peak: where the best peak is expected before anything is known.
+        evidence: that of the trials so far; at least one has a score.
+        expected_peak: the best peak to expect before there is any evidence; see
+            :func:`autowarmup.search.probe.peak_of_ramp`.
 
     Attributes:
-        reference: the schedule that differences are taken from: the best one that got to the horizon, else the one
+        reference: the schedule that differences are taken from: the best one that got to the horizon, or else the one
             that got furthest.
-        finished: whether that one did get to the horizon.
-        scale: the typical difference, in units of the loss.
+        finished: whether the reference got to the horizon.
+        scale: the typical difference, in units of the loss: the median size of the differences.
     """
 
     def __init__(self, evidence: Sequence[Evidence], expected_peak: float) -> None:
@@ -133,14 +147,15 @@ class Surrogate:
         values = list(np.arcsinh(np.array(differences) / self.scale))
         worst = max(values, default=0.0)
         for item in evidence:
-            if item.broke:  # as bad as the worst, to the end
+            if item.broke:  # counts as worse than the worst, at the horizon
                 rows.append((*features(item.schedule), 1.0))
                 values.append(worst + 1.0)
         self._fit(np.array(rows), np.array(values))
 
     def fantasize(self, schedule: Schedule) -> Surrogate:
-        """The model as it would be if the schedule ended as expected: what else is worth training at the same time?
-        Ginsbourger, Le Riche & Carraro 2010, Kriging Is Well-Suited to Parallelize Optimization, section 4.2."""
+        """The model with one more observation: ``schedule`` at the horizon, with its forecast as the value. With it the
+        next of several trials that run at the same time is chosen. This is the kriging believer of Ginsbourger, Le
+        Riche & Carraro 2010, Kriging Is Well-Suited to Parallelize Optimization, section 4.2."""
         model = copy(self)
         mean, _ = self.predict([schedule])
         row = np.array([[*features(schedule), 1.0]])
@@ -148,15 +163,19 @@ class Surrogate:
         return model
 
     def predict(self, schedules: Sequence[Schedule]) -> tuple[Vector, Vector]:
-        """Mean and standard deviation of each schedule's final difference from the reference, in typical differences
-        (on an inverse hyperbolic sine's scale: linear near 0, logarithmic far away). Below 0 is better."""
+        """Forecasts of the schedules' differences from the reference at the horizon: means and standard deviations,
+        each of shape ``(n,)``.
+
+        A mean below 0 is better than the reference. The unit is ``asinh(difference / scale)``, which is linear near 0
+        and logarithmic far away.
+        """
         places = np.array([(*features(schedule), 1.0) for schedule in schedules])
         mean, deviation = self._process.predict(places, return_std=True)
         return mean + self._prior(places) + self._offset, deviation
 
     def improvement(self, schedules: Sequence[Schedule]) -> Vector:
-        """The expected improvement on the reference, in typical differences. Jones, Schonlau & Welch 1998, Efficient
-        Global Optimization of Expensive Black-Box Functions, equation 15."""
+        """The expected improvement on the reference, shape ``(n,)``, in the unit of :meth:`predict`. Jones, Schonlau &
+        Welch 1998, Efficient Global Optimization of Expensive Black-Box Functions, equation 15."""
         from scipy.stats import norm
 
         mean, deviation = self.predict(schedules)
@@ -176,6 +195,7 @@ class Surrogate:
         self._process.fit(rows, residuals - self._offset)
 
     def _prior(self, rows: Vector) -> Vector:
-        """What is expected before anything is known: a bowl around the expected peak, with straight flanks."""
+        """The prior mean: lowest at the expected peak, quadratic near it and linear in the logarithm of the peak far
+        from it."""
         prior: Vector = 2.0 * (np.hypot(1.0, (rows[:, 0] - self._expected) / PRIOR_WIDTH) - 1.0)
         return prior

@@ -1,4 +1,4 @@
-"""A trial as the search sees it."""
+"""A trial as the search sees it while it decides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from autowarmup.training.trace import Outcome, Trace, final_loss
 
 @dataclass(eq=False)
 class TrialState:
-    """A trial as the search sees it: its trace so far, and what ended it where something did."""
+    """A trial as the search sees it.
+
+    Args:
+        spec: the trial as it was decided.
+        trace: what it has recorded so far.
+        instability: the instability that ended it, if any.
+        error: the traceback that ended it, if any.
+        outcome: how it ended; None while it may go on.
+    """
 
     spec: TrialSpec
     trace: Trace = field(default_factory=Trace.empty)
@@ -29,16 +37,17 @@ class TrialState:
 
     @property
     def end(self) -> int:
-        """The step it has got to."""
+        """Optimizer steps trained so far."""
         return self.trace.end
 
     def take(self, result: SegmentResult) -> None:
-        """It has been trained further."""
+        """Adds the result of its next segment."""
         self.trace = Trace.join([self.trace, result.trace])
         self.instability, self.error = result.instability, result.error
 
     def evidence(self, config: TuneConfig) -> Evidence:
-        """What it says about its schedule, from the first rung on: before that a loss says little."""
+        """The trial as evidence for the surrogate: its scores from the first rung on. Earlier losses say little about
+        the end of a run, so they are used only where there is no later one."""
         found = scores(self.trace, config.horizon, config.eval_every, config.trivial_loss)
         if self.final_loss is not None and found[-1][0] < config.horizon:  # a loop that doesn't validate at its end
             found = (*found, (config.horizon, self.final_loss))
@@ -49,12 +58,14 @@ class TrialState:
 
     @property
     def final_loss(self) -> float | None:
-        """The validation loss at the horizon, None where it didn't get there."""
+        """The loss at the horizon (see :func:`autowarmup.training.trace.final_loss`); None where the trial didn't get
+        there."""
         return final_loss(self.trace) if self.outcome == "completed" else None
 
 
 def cause_of(error: str | None) -> tuple[str, str]:
-    """Where a traceback ends and which exception it ends with; its message may differ from trial to trial."""
+    """The last line of code in a traceback and the type of its exception. Two trials that fail alike have the same
+    cause, even if the message differs."""
     where, _, last = (error or "").rpartition("\n  File ")
     raised = re.search(r"^[\w.]+", last, re.MULTILINE)
     return last.split("\n")[0] if where else "", raised[0] if raised else ""

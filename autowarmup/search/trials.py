@@ -1,4 +1,4 @@
-"""A trial as the search decides it, and what comes back of it."""
+"""A trial as it is decided, and the result of one segment of it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ from autowarmup.training.trace import Trace
 from autowarmup.values import Frozen
 
 Role = Literal["probe", "baseline", "proposal", "confirmation"]
-"""Why a trial runs: to measure the peak, as a schedule that needs no search, as a proposal, on a fresh seed."""
+"""Why a trial runs. ``probe``: a ramp of the learning rate that measures which peaks to search. ``baseline``: a
+schedule that needs no search. ``proposal``: a schedule of the search space. ``confirmation``: one of these again, on a
+fresh seed."""
 
 
 class TrialSpec(Frozen):
-    """A trial as it was decided: which candidate, why, under which seed.
+    """A trial as it is decided, before it runs.
 
-    ``candidate`` numbers the schedules of a study: trials of one schedule under several seeds share it. ``params`` are
-    the search space's parameters behind a proposal. With ``stop_only_on_nonfinite`` a trial ends early only where its
-    loss is not finite: other instabilities are recorded, so that no false alarm makes a baseline lose.
+    Args:
+        number: the trial's number in its study, from 0.
+        candidate: the number of its schedule in the study; trials of one schedule under several seeds share it.
+        role: why it runs.
+        seed: fixes its initial weights, its batches and its dropout.
+        schedule: the schedule that it trains with.
+        stop_only_on_nonfinite: end it early only where its loss or its gradient is not finite. Other instabilities are
+            then recorded only, so that a false alarm of a detector can't make a baseline lose.
+        params: the parameters of the search space that make up a proposal; empty for other roles.
     """
 
     number: int
@@ -35,16 +43,16 @@ class TrialSpec(Frozen):
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """What a segment of a trial came to.
+    """The result of one segment of a trial.
 
     Args:
-        number: the trial's.
-        until: the step that the segment was to reach.
-        trace: what it recorded; ends before ``until`` where it went wrong.
-        instability: the fatal instability, if any.
-        events: instabilities that are recorded only, such as spikes that recovered.
-        error: the traceback, where the user's code raised.
-        started_at: seconds since the epoch.
+        number: the trial's number.
+        until: the optimizer step that the segment was to reach.
+        trace: what was recorded in the segment; it ends before ``until`` where the segment ended early.
+        instability: the instability that ended the trial, if any.
+        events: instabilities that didn't end it, such as spikes that recovered.
+        error: the traceback, where the user's code raised an exception.
+        started_at: when the segment began, in seconds since the Unix epoch.
         seconds: how long it took.
     """
 

@@ -1,4 +1,4 @@
-"""A study's trials as an Optuna study: for Optuna's visualisations, or to go on from with one of its samplers."""
+"""A study's trials as an Optuna study, for Optuna's visualisations and samplers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from autowarmup.study.store import StoredTrial
 
 
 def optuna_study(config: TuneConfig, peaks: PeakRange, trials: Sequence[StoredTrial]) -> optuna.Study:
-    """The trials on the search's own seed: every proposal, and the baselines that the search space contains.
+    """An Optuna study in memory with the trials on the search's own seed: all proposals, and the baselines that the
+    search space contains. The probe and the confirmation are left out.
 
-    Instability is an observation: its value is the highest loss seen in the study, and its severity is the constraint
-    ``instability``, above 0. As a failure, Optuna's samplers would ignore it and propose the same again. A trial that
-    was stopped for better ones is PRUNED, one whose code raised is FAIL. Intermediate values are validation losses, of
-    averaged weights where there are any.
+    Optuna took no part in the search; the trials are added to it afterwards. They are mapped like this:
+
+    ==============  ==================================================================================================
+    completed       COMPLETE, with the final loss as its value
+    pruned          PRUNED
+    unstable        COMPLETE, with the highest loss of the study as its value and the severity of the instability as
+                    the constraint ``instability``. As failures, samplers would ignore them and propose them again.
+    failed          FAIL
+    ==============  ==================================================================================================
+
+    Intermediate values are validation losses, of averaged weights where there are any.
 
     Args:
         config: the study's configuration.
-        peaks: the peaks that were searched.
+        peaks: the range of peaks that was searched.
         trials: the study's trials.
     """
     study = optuna.create_study(direction="minimize")
@@ -37,7 +45,7 @@ def optuna_study(config: TuneConfig, peaks: PeakRange, trials: Sequence[StoredTr
 
 
 def _params(config: TuneConfig, peaks: PeakRange, trial: StoredTrial) -> dict[str, Any] | None:
-    """The search space's parameters behind a trial, None where the space doesn't contain it."""
+    """The parameters of the search space that make up a trial's schedule; None where the space doesn't contain it."""
     if trial.spec.role == "proposal":
         return dict(trial.spec.params)
     if trial.spec.role != "baseline" or not peaks.low <= trial.spec.schedule.peak <= peaks.high:
@@ -74,7 +82,7 @@ def _losses(trial: StoredTrial) -> list[float]:
 
 
 class _Recorder:
-    """Answers what a space asks with known parameters, and keeps the distributions that it asked for."""
+    """Stands in for an Optuna trial: suggests known parameters, and records the distribution of each."""
 
     def __init__(self, params: dict[str, Any]) -> None:
         self.params = params

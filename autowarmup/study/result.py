@@ -28,7 +28,23 @@ if TYPE_CHECKING:
 
 
 class TrialRecord(Frozen):
-    """One trial in a line. Losses are None where they were not finite or not reached."""
+    """A trial in summary, without its trace.
+
+    Args:
+        number: the trial's number in its study, from 0.
+        candidate: the number of its schedule in the study.
+        role: why it ran.
+        seed: its seed.
+        schedule: the schedule that it trained with.
+        outcome: how it ended.
+        steps: optimizer steps that it trained.
+        val_loss: its last validation loss with the raw weights; None where there is none, or it is not finite.
+        val_loss_ema: the same with averaged weights.
+        instability: the instability that ended it, if any.
+        events: instabilities that didn't end it, such as spikes that recovered.
+        error: the traceback that ended it, if any.
+        seconds: how long it trained.
+    """
 
     number: int
     candidate: int
@@ -46,6 +62,7 @@ class TrialRecord(Frozen):
 
     @classmethod
     def of(cls, trial: StoredTrial) -> Self:
+        """The summary of a stored trial."""
         last = trial.trace.evaluations[-1] if trial.trace.evaluations else None
         return cls(
             number=trial.spec.number,
@@ -65,7 +82,14 @@ class TrialRecord(Frozen):
 
 
 class Cost(Frozen):
-    """What the study spent: optimizer steps (also in whole runs), seconds of training, steps of unstable trials."""
+    """What a study has cost.
+
+    Args:
+        steps: optimizer steps of all trials.
+        runs: the same in whole runs, that is, divided by the horizon.
+        seconds: seconds of training, summed over trials.
+        unstable_steps: optimizer steps of the trials that became unstable.
+    """
 
     steps: int
     runs: float
@@ -74,18 +98,19 @@ class Cost(Frozen):
 
     @property
     def unstable_share(self) -> float:
+        """The share of the steps that went into unstable trials, 0 to 1."""
         return self.unstable_steps / self.steps if self.steps else 0.0
 
 
 class TuneResult(Frozen):
-    """What a study found.
+    """The result of a study.
 
     Args:
-        verdict: tuned, tie or nothing stable, with the paired intervals behind it.
-        records: every trial, in order.
-        peak_range: the peaks that were searched, as measured or as given.
+        verdict: *tuned*, *tie* or *nothing stable*, with the paired comparisons behind it.
+        records: all trials in summary, in order of their numbers.
+        peak_range: the range of peaks that was searched, as given or as measured by the probe.
         config: the study's configuration.
-        study: the study's folder, as an absolute path.
+        study: the absolute path of the study's folder.
     """
 
     verdict: Verdict
@@ -96,14 +121,13 @@ class TuneResult(Frozen):
 
     @property
     def schedule(self) -> Schedule | None:
-        """The schedule to use; None where nothing was stable. Where a shorter horizon was tuned than it is wanted for,
-        extrapolated to that."""
+        """The schedule to use, over ``config.total_steps`` steps; None where nothing was stable. Where the study
+        trained shorter runs, it is extrapolated."""
         return self.extrapolation.schedule if self.extrapolation else self.verdict.schedule
 
     @property
     def extrapolation(self) -> Extrapolation | None:
-        """How the schedule was extrapolated to a longer horizon; None where the horizon that was asked for was
-        tuned."""
+        """How the schedule was extrapolated from ``tune_steps`` to ``total_steps``; None where it was not."""
         tuned, config = self.verdict.schedule, self.config
         if tuned is None or config.horizon == config.total_steps:
             return None
@@ -111,6 +135,7 @@ class TuneResult(Frozen):
 
     @property
     def cost(self) -> Cost:
+        """What the study has cost."""
         steps = sum(record.steps for record in self.records)
         return Cost(
             steps=steps,
@@ -121,7 +146,8 @@ class TuneResult(Frozen):
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """Every trial as a row: its schedule's parameters, outcome, losses, and where instability began."""
+        """A table with one row for each trial: its schedule, its outcome, its losses, and where an instability began.
+        The index is the trial's number."""
         import pandas as pd
 
         rows = []
@@ -151,8 +177,8 @@ class TuneResult(Frozen):
         return pd.DataFrame(rows).set_index("number")
 
     def optuna_study(self) -> optuna.Study:
-        """The study's trials as an Optuna study in memory, for Optuna's visualisations or its samplers; see
-        :func:`autowarmup.study.optuna_study.optuna_study`."""
+        """The study's trials as an Optuna study in memory, for Optuna's visualisations and samplers; see
+        :func:`autowarmup.study.optuna_study.optuna_study` for how they are mapped."""
         from autowarmup.study.optuna_study import optuna_study
 
         assert self.peak_range is not None
@@ -191,15 +217,18 @@ class TuneResult(Frozen):
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:
-        """Writes the result as JSON. The traces stay in the study's folder."""
+        """Writes the result as JSON to ``path``, without the traces; those stay in the study's folder."""
         Path(path).write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what :meth:`save` wrote; a study's folder will do.
+        """Reads a result that :meth:`save` has written.
+
+        Args:
+            path: the file, or the study's folder.
 
         Raises:
-            InputError: the file is missing or not a result.
+            InputError: there is no such file, or it is not a result.
         """
         file = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
         try:

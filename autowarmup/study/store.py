@@ -1,8 +1,8 @@
-"""The study's store: one SQLite file, the one truth. Only the driver writes it.
+"""The study's store: one SQLite file that holds everything the study has found. Only the driver writes to it.
 
-A trial is worked on in segments, each ending at a rung. A segment's result (what the trial recorded and how the
-segment ended) is committed in one transaction and never changed, so a study that was killed finds everything that was
-finished, and nothing half-written.
+Trials are trained in segments, each of which ends at a rung. The result of a segment (what the trial recorded, and how
+the segment ended) is written in one transaction and never changed. So a study that was killed finds every segment that
+had finished, and nothing half-written.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ CREATE TABLE IF NOT EXISTS segments (
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """A trial as the store has it: its specification, its outcome (None while it is open) and its segments."""
+    """A trial as it is stored.
+
+    Args:
+        spec: the trial as it was decided.
+        outcome: how it ended; None while it may go on.
+        segments: the results of its segments, in order.
+    """
 
     spec: TrialSpec
     outcome: Outcome | None
@@ -55,28 +61,33 @@ class StoredTrial:
 
     @property
     def trace(self) -> Trace:
+        """What it has recorded, from its start."""
         return Trace.join([segment.trace for segment in self.segments])
 
     @property
     def instability(self) -> Instability | None:
+        """The instability that ended it, if any."""
         return next((segment.instability for segment in self.segments if segment.instability), None)
 
     @property
     def events(self) -> tuple[Instability, ...]:
+        """The instabilities that didn't end it, such as spikes that recovered."""
         return tuple(event for segment in self.segments for event in segment.events)
 
     @property
     def error(self) -> str | None:
+        """The traceback that ended it, if any."""
         return next((segment.error for segment in self.segments if segment.error), None)
 
     @property
     def final_loss(self) -> float | None:
-        """The validation loss at the horizon, or where none was reported the training loss of the last tenth; None
-        where the trial didn't get there."""
+        """The loss at the horizon: the last validation loss, or the mean training loss of the last tenth of the steps
+        where there was no validation. None where the trial didn't get to its horizon."""
         return final_loss(self.trace) if self.outcome == "completed" else None
 
     @property
     def seconds(self) -> float:
+        """How long it has trained."""
         return sum(segment.seconds for segment in self.segments)
 
 
@@ -121,20 +132,22 @@ class StudyStore:
     # -- settings --
 
     def meta(self, key: str) -> Any:
-        """A setting of the study, None where there is none."""
+        """The setting ``key`` of the study; None where it is not set."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def set_meta(self, key: str, value: Any) -> None:
+        """Stores a setting; ``value`` is anything that JSON can hold."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
     # -- what the driver writes --
 
     def add_trial(self, spec: TrialSpec) -> None:
-        """Notes a trial that was decided.
+        """Stores a trial that was decided; does nothing where it is stored already.
 
         Raises:
-            StudyError: the study has another trial of that number: it was made by other versions of the libraries.
+            StudyError: another trial is stored under its number. Then the study was begun with other versions of
+                autowarmup or its libraries, which decide differently.
         """
         wanted = spec.model_dump_json()
         self._db.execute("INSERT OR IGNORE INTO trials (number, spec) VALUES (?, ?)", (spec.number, wanted))
@@ -146,6 +159,7 @@ class StudyStore:
             )
 
     def add_segment(self, result: SegmentResult) -> None:
+        """Stores the result of a segment."""
         self._db.execute(
             "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -161,15 +175,21 @@ class StudyStore:
         )
 
     def finish(self, number: int, outcome: Outcome) -> None:
+        """Stores how trial ``number`` ended."""
         self._db.execute("UPDATE trials SET outcome = ? WHERE number = ?", (outcome, number))
 
     # -- what everyone reads --
 
     def segment(self, number: int, until: int) -> SegmentResult | None:
-        """The result of one segment, None where it hasn't finished."""
+        """The result of the segment of trial ``number`` that ends at step ``until``; None where it hasn't finished."""
         return next(self._segments("WHERE number = ? AND until = ?", (number, until)), None)
 
     def trial(self, number: int) -> StoredTrial:
+        """Trial ``number``.
+
+        Raises:
+            StudyError: the study has no trial of that number.
+        """
         row = self._db.execute("SELECT spec, outcome FROM trials WHERE number = ?", (number,)).fetchone()
         if row is None:
             raise StudyError(f"the study in {self.folder} has no trial {number}; it has {len(self.numbers())}, from 0")
@@ -178,10 +198,11 @@ class StudyStore:
         return StoredTrial(TrialSpec.model_validate_json(spec), outcome, segments)
 
     def numbers(self) -> list[int]:
-        """All trials' numbers, in order."""
+        """The numbers of all trials, in order."""
         return [row[0] for row in self._db.execute("SELECT number FROM trials ORDER BY number")]
 
     def trials(self) -> list[StoredTrial]:
+        """All trials, in order of their numbers."""
         return [self.trial(number) for number in self.numbers()]
 
     def _segments(self, where: str, values: tuple[int, ...]) -> Iterator[SegmentResult]:
