@@ -99,7 +99,8 @@ def stability_map(result: TuneResult, traces: Traces) -> Figure:
     draw_ground(axes, image)
     if norm and bar:
         _colour_bar(figure, bar, norm, f"final {loss_name(traces)}")
-    title(axes, _finding(result, records, boundary, forecast))
+    told = _ground_in_words(result, traces) if forecast else "No forecast: no two schedules can be compared"
+    title(axes, _finding(records, boundary), told)
     legend(figure, handles, columns=3)
     return figure
 
@@ -244,7 +245,7 @@ def _draw_landmarks(axes: Axes, result: TuneResult, records: Sequence[TrialRecor
             ring = BLUE if is_chosen(result, record) else INK
             for colour, width in (("white", 4.5), (ring, 2.0)):
                 axes.scatter(*at, s=210, facecolors="none", edgecolors=colour, linewidths=width, **top)
-            tag(axes, name, at, above=record.role == "baseline")
+            tag(axes, name, at, above=record.role == "baseline", align=_align(axes, record))
     left, right = axes.get_xlim()
     style: dict[str, Any] = {"color": PURPLE, "linestyle": (0, (1, 2)), "linewidth": 2}
     probes = [record.instability.lr for record in result.records if record.role == "probe" and record.instability]
@@ -254,17 +255,27 @@ def _draw_landmarks(axes: Axes, result: TuneResult, records: Sequence[TrialRecor
     return [Line2D([], [], label="the probe's ramp broke", **style)] if visible else []
 
 
+def _align(axes: Axes, record: TrialRecord) -> str:
+    """Names stay within the picture."""
+    left, right = np.log(axes.get_xlim())
+    place = (math.log(record.schedule.peak) - left) / (right - left)
+    return "left" if place < 0.15 else "right" if place > 0.85 else "center"
+
+
 # --- The title ----------------------------------------------------------------------------------------------
 
 
-def _finding(
-    result: TuneResult, records: Sequence[TrialRecord], boundary: Boundary | None, forecast: Forecast | None
-) -> str:
+def _finding(records: Sequence[TrialRecord], boundary: Boundary | None) -> str:
     broken = sum(record.outcome == "unstable" for record in records)
-    text = f"{broken or 'None'} of {several(len(records), 'trial')} became unstable"
-    if boundary is not None and (told := _critical_peaks(records, boundary)):
-        text = told
-    return text if forecast else f"{text} (too few losses for a forecast)"
+    counted = f"{broken or 'None'} of {several(len(records), 'trial')} became unstable"
+    return counted if boundary is None else _critical_peaks(records, boundary) or counted
+
+
+def _ground_in_words(result: TuneResult, traces: Traces) -> str:
+    usual = usual_schedule(result)
+    decay = "no decay" if usual.decay.kind == "constant" else f"{usual.decay.kind} decay"
+    kind = f"{usual.shape.kind} warm-up, {decay}"
+    return f"Colour: forecast of the final {loss_name(traces)} ({kind}); paler where the trials say less"
 
 
 def _critical_peaks(records: Sequence[TrialRecord], boundary: Boundary) -> str | None:
