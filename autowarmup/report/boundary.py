@@ -12,7 +12,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 BEYOND = math.log(30.0)
 """How far beyond the peaks that were tried the threshold may lie."""
-GAINS = np.linspace(-1.0, 5.0, 25)
+GAINS = np.linspace(-1.0, 5.0, 37)
 """What a warm-up may do: the logarithm of the threshold rises by this times the square root of the warm-up's share."""
 GAIN_MEAN, GAIN_DEVIATION = 1.5, 1.5
 """What is expected of it before any trial: a warm-up of 30% of the run doubles the threshold, give or take as much."""
@@ -58,7 +58,7 @@ class Boundary:
         if len(peak) == 0 or unstable.all() or not unstable.any():
             return None
         lowest, highest = float(np.log(peak.min())) - BEYOND, float(np.log(peak.max())) + BEYOND
-        grid = np.meshgrid(np.arange(lowest, highest, 0.08), GAINS, WIDTHS, indexing="ij")
+        grid = np.meshgrid(np.arange(lowest, highest, 0.05), GAINS, WIDTHS, indexing="ij")
         threshold, gain, width = (values.ravel() for values in grid)
         logs = -0.5 * ((gain - GAIN_MEAN) / GAIN_DEVIATION) ** 2
         for ln_peak, root, broke in zip(np.log(peak), np.sqrt(share), unstable, strict=True):
