@@ -152,7 +152,7 @@ def tag(
     axes: Axes, text: str, at: tuple[float, float], *, above: bool, colour: str = INK, align: str = "center"
 ) -> None:
     """A name above or below a point."""
-    style: dict[str, Any] = {"ha": align, "fontsize": 9.5, "fontweight": "bold", "zorder": 2}
+    style: dict[str, Any] = {"ha": align, "fontsize": 9.5, "fontweight": "bold", "zorder": 6}
     where: dict[str, Any] = {"xytext": (0, 12 if above else -21), "textcoords": "offset points"}
     axes.annotate(text, at, color=TEXT.get(colour, colour), bbox=PLATE, **where, **style)
 
