@@ -23,7 +23,7 @@ IMAGES = Path(__file__).parent / "images"
 def report(study: Path) -> bytes:
     """The top of the study's report."""
     with chromium() as browser:
-        return page(browser, (study / "report.html").absolute().as_uri(), width=1280, height=1500)
+        return page(browser, (study / "report.html").absolute().as_uri(), width=1280, height=1880)
 
 
 def stability_map(study: Path) -> bytes:

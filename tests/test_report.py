@@ -151,6 +151,20 @@ def test_the_page_shows_every_trial_and_every_instability(study: Study, page: st
     assert instabilities.count("<tr") == sum(record.instability is not None for record in result.records) + 1
 
 
+def test_an_instability_that_ended_its_trial_is_listed_once(study: Study) -> None:
+    result, traces = study
+    (number, found), *_ = broken(result)
+    passed = found.model_copy(update={"step": found.step - 1, "fatal": False})
+    records = [
+        record.model_copy(update={"events": (passed, found)}) if record.number == number else record
+        for record in result.records
+    ]
+    page = render(result.model_copy(update={"records": tuple(records)}), traces, dict.fromkeys(PICTURES, b"png"))
+    listed = page[page.index('id="instabilities"') : page.index('id="trials"')]
+    assert listed.count(f'<td class="number">{number}</td>') == 2
+    assert listed.count("(recovered)") == 1
+
+
 def test_the_trials_are_sorted_by_final_loss(study: Study, page: str) -> None:
     rows = page[page.index('id="trials"') : page.index('id="cost"')].split("<tr")[2:]
     finals = [re.findall(r'class="number">([^<]*)<', row)[3] for row in rows]

@@ -24,7 +24,7 @@ UNSTABLE = "#f6d3bf"
 CERTAIN, UNKNOWN = 0.3, 1.0
 """The doubt from which the forecast fades, and that at which it has faded most, to this share of white:"""
 FADED = 0.85
-ROWS, COLUMNS = 40, 40
+ROWS, COLUMNS = 48, 48
 """Points of the image, from edge to edge."""
 LEVELS = 9
 """Steps of the forecast loss between two lines of equal loss."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -91,6 +92,7 @@ def render(result: TuneResult, traces: Traces, pictures: Mapping[str, bytes]) ->
         schedule=result.schedule,
         extrapolation=result.extrapolation,
         headline=HEADLINES[result.verdict.kind],
+        study=Path(result.study).name,
         loss_name=loss_word,
         findings=list(_findings(result, loss_word)),
         code=_code(result.schedule),
@@ -164,7 +166,8 @@ def _instabilities(result: TuneResult) -> list[tuple[TrialRecord, Instability]]:
     found = []
     for record in result.records:
         fatal = [record.instability] if record.instability else []
-        found += [(record, instability) for instability in (*fatal, *record.events)]
+        passed = [event for event in record.events if event != record.instability]
+        found += [(record, instability) for instability in (*fatal, *passed)]
     return found
 
 
