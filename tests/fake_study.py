@@ -39,6 +39,8 @@ class FakeStudy:
         validation, ema, grad_norm: whether trials record them.
         raising: every trial fails in the user's code.
         shapes: warm-up shapes.
+        fixed_peak: the space has one peak only, that of the baselines.
+        wanted_steps: the length of the run that the schedule is for; the study trains ``HORIZON`` steps.
         text: a text of the user's, in the task and in tracebacks.
     """
 
@@ -56,6 +58,8 @@ class FakeStudy:
         grad_norm: bool = True,
         raising: bool = False,
         shapes: tuple[str, ...] = ("linear", "cosine"),
+        fixed_peak: bool = False,
+        wanted_steps: int = HORIZON,
         text: str = "digits",
         seed: int = 0,
     ) -> None:
@@ -64,8 +68,12 @@ class FakeStudy:
         self.validation, self.ema, self.grad_norm, self.raising = validation, ema, grad_norm, raising
         self.text = text
         peaks = None if probe else PeakRange(low=3e-4, high=0.1)
+        if fixed_peak:
+            peaks, probe = PeakRange(low=current_peak, high=current_peak), False
+        self.fixed_peak = current_peak if fixed_peak else None
         self.config = TuneConfig(
-            total_steps=HORIZON,
+            total_steps=wanted_steps,
+            tune_steps=None if wanted_steps == HORIZON else HORIZON,
             budget=20 * HORIZON,
             space=SearchSpace.model_validate({"shapes": shapes, "peak": peaks}),
             current_peak=current_peak,
@@ -83,13 +91,13 @@ class FakeStudy:
         self.result = TuneResult(
             verdict=self.verdict,
             records=tuple(TrialRecord.of(trial) for trial in self.trials),
-            peak_range=PeakRange(low=3e-4, high=0.1),
+            peak_range=peaks or PeakRange(low=3e-4, high=0.1),
             config=self.config,
             study="/studies/fake",
         )
 
     def _propose(self, shapes: tuple[str, ...]) -> Schedule:
-        peak = 10 ** self.random.uniform(-3.5, -1)
+        peak = self.fixed_peak or 10 ** self.random.uniform(-3.5, -1)
         steps = round(self.random.uniform(0, math.sqrt(0.3 * HORIZON)) ** 2)
         shape = str(self.random.choice(shapes)) if steps else "none"
         steps = 0 if shape == "none" else steps
@@ -209,8 +217,7 @@ class FakeStudy:
         for seed in (11, 12, 13) if not self.raising else ():
             for candidate, schedule in schedules.items():
                 trial = self._train(candidate, "confirmation", schedule, seed)
-                record = TrialRecord.of(trial)
-                finals[candidate].append(record.val_loss if trial.outcome == "completed" else None)
+                finals[candidate].append(trial.final_loss)
         names = {1: "no warm-up", 2: "untuned rule"}
         compared = {
             candidate: Comparison(

@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from autowarmup.instability.instability import Instability
 from autowarmup.report import write_report
 from autowarmup.report.boundary import Boundary
-from autowarmup.report.figures import FIGURES, duration, loss_curves, schedules, smooth, stability_map
+from autowarmup.report.duration import duration
+from autowarmup.report.figures import FIGURES
+from autowarmup.report.forecast import Forecast, usual_schedule, varied
+from autowarmup.report.loss_curves import loss_curves, smooth
 from autowarmup.report.page import PICTURES, render
+from autowarmup.report.schedules import schedules
+from autowarmup.report.stability_map import stability_map
 from autowarmup.study.result import TuneResult
 from autowarmup.training.trace import Trace
 from tests.fake_study import BEST, fake_study, with_infinite_losses
@@ -64,7 +70,7 @@ def count(result: TuneResult, outcome: str, *roles: str) -> int:
 def test_every_study_has_its_figures_and_its_verdict(case: str) -> None:
     result, traces = fake_study(**{"proposals": 14} | CASES[case])
     assert all(draw(result, traces).axes for draw in FIGURES.values())
-    text = render(result, dict.fromkeys(PICTURES, b"png"))
+    text = render(result, traces, dict.fromkeys(PICTURES, b"png"))
     assert html.escape(result.verdict.message) in text
     assert text.index(html.escape(result.verdict.message)) < text.index("<img")
 
@@ -98,7 +104,7 @@ def test_a_study_without_any_trial() -> None:
     result, _ = fake_study(proposals=0, raising=True)
     empty = result.model_copy(update={"records": ()})
     assert all(draw(empty, {}).axes for draw in FIGURES.values())
-    assert "Nothing stable" in render(empty, dict.fromkeys(PICTURES, b"png"))
+    assert "Nothing stable" in render(empty, {}, dict.fromkeys(PICTURES, b"png"))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +114,7 @@ def study() -> Study:
 
 @pytest.fixture(scope="module")
 def page(study: Study) -> str:
-    return render(study[0], dict.fromkeys(PICTURES, b"png"))
+    return render(*study, dict.fromkeys(PICTURES, b"png"))
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
@@ -125,11 +131,16 @@ def test_the_page_is_accessible(page: str) -> None:
         assert f'id="{target}"' in page
 
 
-def test_the_page_gives_the_schedule_to_paste(study: Study, page: str) -> None:
+def pasted(page: str) -> Any:
+    """The schedule that the page's code makes."""
     code = html.unescape(re.search(r'<pre class="wrap">(from .*?)</pre>', page, re.DOTALL)[1])  # type: ignore[index]
     scope: dict[str, Any] = {}
     exec("\n".join(line for line in code.splitlines() if "optimizer" not in line), scope)  # noqa: S102
-    assert scope["schedule"] == study[0].schedule
+    return scope["schedule"]
+
+
+def test_the_page_gives_the_schedule_to_paste(study: Study, page: str) -> None:
+    assert pasted(page) == study[0].schedule
 
 
 def test_the_page_shows_every_trial_and_every_instability(study: Study, page: str) -> None:
@@ -138,6 +149,20 @@ def test_the_page_shows_every_trial_and_every_instability(study: Study, page: st
     instabilities = page[page.index('id="instabilities"') : page.index('id="trials"')]
     assert trials.count("<tr") == len(result.records) + 1
     assert instabilities.count("<tr") == sum(record.instability is not None for record in result.records) + 1
+
+
+def test_an_instability_that_ended_its_trial_is_listed_once(study: Study) -> None:
+    result, traces = study
+    (number, found), *_ = broken(result)
+    passed = found.model_copy(update={"step": found.step - 1, "fatal": False})
+    records = [
+        record.model_copy(update={"events": (passed, found)}) if record.number == number else record
+        for record in result.records
+    ]
+    page = render(result.model_copy(update={"records": tuple(records)}), traces, dict.fromkeys(PICTURES, b"png"))
+    listed = page[page.index('id="instabilities"') : page.index('id="trials"')]
+    assert listed.count(f'<td class="number">{number}</td>') == 2
+    assert listed.count("(recovered)") == 1
 
 
 def test_the_trials_are_sorted_by_final_loss(study: Study, page: str) -> None:
@@ -162,9 +187,9 @@ def test_every_interval_is_told_once_in_words(study: Study, page: str) -> None:
 
 
 def test_a_tie_is_told_in_words() -> None:
-    result, _ = fake_study(current_peak=BEST)
+    result, traces = fake_study(current_peak=BEST)
     assert result.verdict.kind == "tie"
-    text = render(result, dict.fromkeys(PICTURES, b"png"))
+    text = render(result, traces, dict.fromkeys(PICTURES, b"png"))
     assert "at about the same validation loss" in text
     assert "within the noise" in text
 
@@ -201,6 +226,16 @@ def test_loss_curves_cross_the_onset_on_the_curve(study: Study) -> None:
         assert (found.step, curve[found.step]) in heights
 
 
+def legend_of(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def words_of(figure: Any) -> str:
+    """A figure's title and the line below it."""
+    axes = figure.axes[0]
+    return " ".join([axes.get_title(loc="left"), *(text.get_text() for text in axes.texts)])
+
+
 def test_the_stability_map_has_a_marker_for_every_trial(study: Study) -> None:
     result, traces = study
     figure = stability_map(result, traces)
@@ -210,34 +245,70 @@ def test_the_stability_map_has_a_marker_for_every_trial(study: Study) -> None:
     assert 0 < len(outlived) < len(pruned)  # those pruned within their warm-up say nothing about stability
     assert markers(figure, "pruned") == len(outlived)
     assert markers(figure, "unstable") == count(result, "unstable", "baseline", "proposal", "confirmation")
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "completed: final loss" in labels
-    assert f"pruned: loss at step {result.config.rungs[0]}" in labels
-    assert any(label.startswith("boundary (held-out accuracy") for label in labels)
+    assert "ran to the end: its final loss" in legend_of(figure)
+    assert "stopped early: its forecast" in legend_of(figure)
 
 
-def test_pruned_trials_compare_at_one_step(study: Study) -> None:
+def test_one_scale_of_colours_for_final_losses_and_forecasts(study: Study) -> None:
     result, traces = study
-    rung = result.config.rungs[0]
-    pruned = [r for r in result.records if r.outcome == "pruned" and r.steps > r.schedule.duration]
-    (points,) = gids(stability_map(result, traces), "pruned")
-    expected = [next(c.score for c in traces[r.number].evaluations if c.step == rung) for r in pruned]
-    assert len({record.steps for record in pruned}) > 1
-    assert sorted(points.get_array()) == pytest.approx(sorted(expected))
+    figure = stability_map(result, traces)
+    (completed,), (pruned,) = gids(figure, "completed"), gids(figure, "pruned")
+    finals = [r.val_loss for r in result.records if r.outcome == "completed" and r.role != "confirmation"]
+    assert sorted(completed.get_array()) == sorted(finals)
+    forecast = Forecast.of(result, traces)
+    assert forecast is not None
+    stopped = [r.schedule for r in result.records if r.outcome == "pruned" and r.steps > r.schedule.duration]
+    assert sorted(pruned.get_array()) == pytest.approx(sorted(forecast.losses(stopped).median))
+    assert completed.norm is pruned.norm
+    assert completed.norm.vmin <= min(finals)
+
+
+def test_the_ground_is_dark_at_good_schedules_and_fades_where_no_trial_is_near(study: Study) -> None:
+    result, traces = study
+    figure = stability_map(result, traces)
+    (ground,), axes = gids(figure, "ground"), figure.axes[0]
+    image = np.asarray(ground.get_array())
+    low, high = np.log(axes.get_xlim())
+
+    def brightness(peak: float) -> float:
+        column = round((math.log(peak) - low) / (high - low) * (image.shape[1] - 1))
+        return float(image[: image.shape[0] // 2, column].mean())
+
+    assert brightness(BEST) < brightness(10 * BEST)
+    assert brightness(BEST) < brightness(BEST / 10)
+    (few,) = gids(stability_map(*fake_study(proposals=2)), "ground")
+    assert np.asarray(few.get_array()).mean() > image.mean() + 0.1
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"collapse_at": 1e-5}, "everything broke"),
-        ({"collapse_at": 1e3}, "nothing broke"),
-        ({"proposals": 6}, "too few trials"),
-    ],
+    ("settings", "reason"), [({"collapse_at": 1e-5}, "everything broke"), ({"collapse_at": 1e3}, "nothing broke")]
 )
 def test_the_stability_map_says_why_it_has_no_boundary(settings: dict[str, Any], reason: str) -> None:
     result, traces = fake_study(**{"proposals": 14, "seed": 2} | settings)
-    labels = [text.get_text() for text in stability_map(result, traces).legends[0].get_texts()]
-    assert f"no boundary: {reason}" in labels or (reason == "too few trials" and "nothing broke" in labels[-1])
+    assert f"no boundary: {reason}" in legend_of(stability_map(result, traces))
+
+
+@pytest.mark.parametrize("proposals", [2, 100])
+def test_the_boundary_has_its_band_with_few_trials_and_with_many(proposals: int) -> None:
+    figure = stability_map(*fake_study(proposals=proposals, collapse_at=0.012))
+    assert "half of the schedules break" in legend_of(figure)
+    assert "10% and 90% break" in legend_of(figure)
+    assert ("Peaks above about" in words_of(figure)) == (proposals == 100)
+
+
+def test_without_two_schedules_to_compare_the_map_shows_the_trials_and_says_so() -> None:
+    result, traces = fake_study(proposals=14, collapse_at=1e-5)
+    figure = stability_map(result, traces)
+    assert Forecast.of(result, traces) is None
+    assert "No forecast" in words_of(figure)
+    assert markers(figure, "unstable") == count(result, "unstable", "baseline", "proposal", "confirmation")
+
+
+def test_a_space_of_one_peak_has_its_forecast() -> None:
+    result, traces = fake_study(proposals=10, current_peak=BEST, fixed_peak=True)
+    assert len({record.schedule.peak for record in result.records if record.role == "proposal"}) == 1
+    assert "forecast of the final validation loss" in words_of(stability_map(result, traces))
+    assert gids(duration(result, traces), "forecast")
 
 
 def test_duration_shows_completed_trials_seeds_and_intervals(
@@ -249,6 +320,23 @@ def test_duration_shows_completed_trials_seeds_and_intervals(
     assert markers(figure, "confirmed") == 3 * len(result.verdict.comparisons)
     drawn = sorted(tuple(line.get_xdata()) for line in gids(figure, "interval"))
     assert drawn == sorted((c.interval.low, c.interval.high) for c in result.verdict.comparisons[1:])  # type: ignore[union-attr]
+
+
+def test_the_duration_plot_has_the_forecast_and_its_range(study: Study) -> None:
+    result, traces = study
+    figure = duration(result, traces)
+    (line,), (band,) = gids(figure, "forecast"), gids(figure, "band")
+    chosen = result.verdict.schedule
+    assert chosen is not None
+    assert f"forecast at a peak of {chosen.peak:.3g}, search's seed" in legend_of(figure)
+    forecast = Forecast.of(result, traces)
+    assert forecast is not None
+    places, heights = line.get_data()
+    steps = [round(place / 100 * chosen.horizon) for place in places]
+    assert heights.tolist() == forecast.losses([varied(chosen, chosen.peak, count) for count in steps]).median.tolist()
+    edges = band.get_paths()[0].vertices[:, 1]
+    assert edges.min() < heights.min()
+    assert edges.max() > heights.max()
 
 
 def test_smoothing_forgets_the_start_and_leaves_holes() -> None:
@@ -269,16 +357,40 @@ def test_the_boundary_is_found_on_separable_data() -> None:
     peak, share, unstable = scatter(noise=0.0)
     boundary = Boundary.fit(peak, share, unstable)
     assert boundary is not None
-    assert boundary.accuracy > 0.9
     assert boundary.warmup_helps
-    assert boundary.critical_peak(0.0) == pytest.approx(0.02, rel=0.3)
-    assert boundary.critical_peak(0.3) == pytest.approx(0.06, rel=0.3)
-    assert ((boundary.probability(peak, share) > 0.5) == unstable).mean() > 0.9
+    assert boundary.critical_peak(0.0) == pytest.approx(0.02, rel=0.1)
+    assert boundary.critical_peak(0.3) == pytest.approx(0.02 * math.exp(2 * math.sqrt(0.3)), rel=0.15)
+    assert ((boundary.probability(peak, share) > 0.5) == unstable).mean() > 0.97
 
 
-def test_no_boundary_on_inseparable_or_one_sided_data() -> None:
-    peak, share, mixed = scatter(noise=100.0)
-    assert Boundary.fit(peak, share, mixed) is None
+def band(boundary: Boundary, share: float) -> float:
+    """The factor between the peaks at which 10% and 90% break."""
+    return boundary.critical_peak(share, 0.9) / boundary.critical_peak(share, 0.1)
+
+
+def test_the_fewer_the_trials_and_the_noisier_the_wider_the_band() -> None:
+    widths = []
+    for noise, trials in ((0.0, 200), (0.0, 20), (0.0, 6), (2.0, 200)):
+        peak, share, unstable = scatter(noise)
+        boundary = Boundary.fit(peak[:trials], share[:trials], unstable[:trials])
+        assert boundary is not None
+        widths.append(band(boundary, 0.1))
+    many, some, few, noisy = widths
+    assert many < some < few
+    assert noisy > 3 * many
+
+
+def test_a_long_warmup_that_broke_says_more_than_a_short_one() -> None:
+    def fitted(share: float) -> Boundary:
+        boundary = Boundary.fit(np.array([0.001, 0.01]), np.array([0.1, share]), np.array([False, True]))
+        assert boundary is not None
+        return boundary
+
+    assert fitted(0.3).critical_peak(0.0) < fitted(0.0).critical_peak(0.0)
+
+
+def test_no_boundary_on_one_sided_data() -> None:
+    peak, share, _ = scatter(noise=0.0)
     assert Boundary.fit(peak, share, np.zeros(200, bool)) is None
     assert Boundary.fit(peak, share, np.ones(200, bool)) is None
     assert Boundary.fit(np.empty(0), np.empty(0), np.empty(0, bool)) is None
@@ -288,12 +400,100 @@ def test_a_boundary_needs_no_spread_in_the_duration() -> None:
     peak = np.geomspace(1e-3, 1.0, 20)
     boundary = Boundary.fit(peak, np.full(20, 0.1), peak > 0.03)
     assert boundary is not None
-    assert not boundary.warmup_helps
     assert boundary.critical_peak(0.1) == pytest.approx(0.03, rel=0.3)
 
 
-def test_no_critical_peak_where_higher_peaks_do_not_break() -> None:
-    assert Boundary(0.0, -1.0, 0.0, 1.0, 0.0).critical_peak(0.1) is None
+# --- The forecast -------------------------------------------------------------------------------------------
+
+
+def forecast_of(study: Study) -> Forecast:
+    forecast = Forecast.of(*study)
+    assert forecast is not None
+    return forecast
+
+
+def test_the_forecast_is_in_units_of_the_loss() -> None:
+    study = fake_study(proposals=20, prune=False)
+    result, _ = study
+    done = [r for r in result.records if r.outcome == "completed" and r.role == "proposal"]
+    expected = forecast_of(study).losses([record.schedule for record in done])
+    measured = np.array([record.val_loss for record in done])
+    assert np.ptp(measured) > 0.4
+    assert np.median(np.abs(expected.median - measured)) < 0.01
+    assert (expected.low < expected.median).all()
+    assert (expected.median < expected.high).all()
+
+
+def test_the_forecast_finds_the_surface_where_trials_are() -> None:
+    study = fake_study(proposals=60, prune=False)
+    usual = usual_schedule(study[0])
+    schedules = [varied(usual, BEST * 10.0**decades, 30) for decades in (-0.7, -0.3, 0.0, 0.3)]
+    expected = forecast_of(study).losses(schedules)
+    true = [2.1 + 0.35 * math.log10(s.peak / BEST) ** 2 + 0.06 * (math.sqrt(0.1) - 0.35) ** 2 for s in schedules]
+    assert expected.median.tolist() == pytest.approx(true, abs=0.025)
+
+
+def test_the_forecast_knows_what_it_does_not_know(study: Study) -> None:
+    usual = usual_schedule(study[0])
+    near, far = (forecast_of(study).losses([varied(usual, peak, 30)]) for peak in (BEST, 1e-9))
+    assert near.doubt < 0.3
+    assert far.doubt == pytest.approx(1.0, abs=0.01)
+    assert far.high - far.low > 10 * (near.high - near.low)
+
+
+def test_what_broke_is_forecast_as_bad(study: Study) -> None:
+    result, _ = study
+    broken = [r.schedule for r in result.records if r.outcome == "unstable" and r.role == "proposal"]
+    finals = [r.val_loss for r in result.records if r.outcome == "completed" and r.val_loss is not None]
+    assert forecast_of(study).losses(broken).median.min() > max(finals)
+
+
+def test_losses_that_are_not_finite_are_left_out_of_the_forecast() -> None:
+    result, traces = fake_study(proposals=6, prune=False)
+    last = max(r.number for r in result.records if r.role == "proposal" and r.outcome == "completed")
+    spoilt = traces | with_infinite_losses({last: traces[last]})
+    assert np.isfinite(forecast_of((result, spoilt)).losses([usual_schedule(result)]).high).all()
+    assert Forecast.of(result, with_infinite_losses(traces)) is None
+
+
+@pytest.mark.parametrize("shapes", [("none", "linear"), ("none",), ("linear",)])
+def test_a_baseline_that_is_kept_lends_its_peak_and_not_its_curve(shapes: tuple[str, ...]) -> None:
+    result, traces = fake_study(proposals=10, current_peak=BEST, shapes=shapes)
+    assert result.verdict.kind == "tie"
+    assert usual_schedule(result).shape.kind == "linear"
+    assert f"forecast at a peak of {BEST:.3g}, search's seed" in legend_of(duration(result, traces))
+
+
+# --- What the losses are called, and which schedule is shown -------------------------------------------------------
+
+
+def test_training_losses_are_not_called_validation_losses() -> None:
+    result, traces = fake_study(proposals=20, validation=False)
+    assert result.verdict.comparisons
+    page = render(result, traces, dict.fromkeys(PICTURES, b"png"))
+    assert "validation loss" not in page.lower()
+    assert "Final training loss" in page
+    shown = [draw(result, traces) for draw in FIGURES.values()]
+    texts = [text.get_text() for figure in shown for text in figure.findobj(Text)]
+    assert not any("validation" in text for text in texts)
+    assert any(text == "final training loss" for text in texts)
+    assert markers(shown[2], "completed") == count(result, "completed", "baseline", "proposal")
+    assert "validation" not in result._repr_html_()
+    assert "validation" not in result.summary()
+
+
+def test_the_page_shows_the_extrapolated_schedule_and_its_range() -> None:
+    result, traces = fake_study(proposals=14, wanted_steps=3000)
+    assert result.extrapolation is not None
+    assert result.schedule is not None
+    page = render(result, traces, dict.fromkeys(PICTURES, b"png"))
+    head = page[page.index("<header>") : page.index('id="baselines"')]
+    assert html.escape(result.schedule.describe()[1:]) in head
+    assert "This schedule is extrapolated" in head
+    assert f"{result.extrapolation.peak_low:.3g} to {result.extrapolation.peak_high:.3g}" in head
+    assert "3,000 steps" in head
+    assert pasted(page) == result.schedule
+    assert pasted(page).horizon == 3000
 
 
 def test_importing_imports_no_matplotlib_and_drawing_no_pyplot() -> None:
@@ -302,8 +502,8 @@ import sys
 import autowarmup.report
 assert not {"matplotlib", "jinja2"} & set(sys.modules), "matplotlib or jinja2"
 from tests.fake_study import fake_study
-from autowarmup.report.figures import duration
-duration(*fake_study(proposals=0)).savefig("/dev/null", format="png")
+from autowarmup.report.figures import FIGURES
+FIGURES["duration"](*fake_study(proposals=0)).savefig("/dev/null", format="png")
 assert "matplotlib.pyplot" not in sys.modules, "pyplot"
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

@@ -19,7 +19,7 @@ def write_report(result: TuneResult, traces: Mapping[int, Trace], folder: str | 
 
     Args:
         result: what the study found.
-        traces: each trial's trace by its number; a trial without one is left out of the loss curves.
+        traces: each trial's trace by its number; a trial without one is left out of the figures.
         folder: the study's folder, or any other; it is created where it is missing.
 
     Returns:
@@ -34,7 +34,7 @@ def write_report(result: TuneResult, traces: Mapping[int, Trace], folder: str | 
     for name, png in pictures.items():
         (folder / "figures" / f"{name}.png").write_bytes(png)
     page = folder / "report.html"
-    page.write_text(render(result, pictures), encoding="utf-8")
+    page.write_text(render(result, traces, pictures), encoding="utf-8")
     return page
 
 

@@ -1,4 +1,4 @@
-"""Where training stops being stable: a boundary between the schedules that broke and those that did not."""
+"""Where training stops being stable: how likely a schedule is to break, by the trials that did and did not."""
 
 from __future__ import annotations
 
@@ -10,92 +10,80 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-LEAST = 3
-"""Stable and unstable trials that a boundary needs, each."""
-LEAST_TOTAL = 10
-"""Trials that a boundary needs."""
-LEAST_ACCURACY = 0.8
-"""Share of left-out trials, averaged over both classes, that a boundary must put on the right side."""
-RIDGE = 0.03
-"""Penalty on the standardised weights: keeps them finite where the classes separate perfectly."""
+BEYOND = math.log(30.0)
+"""How far beyond the peaks that were tried the threshold may lie."""
+GAINS = np.linspace(-1.0, 5.0, 37)
+"""What a warm-up may do: the logarithm of the threshold rises by this times the square root of the warm-up's share."""
+GAIN_MEAN, GAIN_DEVIATION = 1.5, 1.5
+"""What is expected of it before any trial: a warm-up of 30% of the run doubles the threshold, give or take as much."""
+WIDTHS = np.geomspace(0.05, 1.5, 8)
+"""How gradually the chance rises with the logarithm of the peak."""
+KEPT = 0.999
+"""Share of the posterior that is kept; the least likely rest costs time only."""
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """A logistic fit: the probability that a schedule is unstable is
-    ``sigmoid(bias + per_log_peak * ln(peak) + per_root_share * sqrt(share))``, ``share`` being the warm-up's
-    share of the horizon. ``accuracy`` is the share of trials that it judges rightly when they are left out of
-    the fit, averaged over both classes; ``root_share_error`` the jackknife's standard error of
-    ``per_root_share``.
+    """The probability that a schedule is unstable: a logistic function of ``ln(peak) - threshold - gain * sqrt(share)``
+    over ``width``, ``share`` being the warm-up's share of the run.
+
+    The three are not known; the probability is averaged over all of their values, each as likely as the trials make it
+    (Bayes' rule on a grid). So it is gradual where few trials tell, and sharp where many do.
+
+    Args:
+        threshold, gain, width, weight: values and their probabilities, each of shape ``(n,)``.
+        peaks: the peaks that can be told about, from the lowest to the highest.
+
+    Example:
+        >>> boundary = Boundary.fit(np.array([0.01, 0.04]), np.array([0.1, 0.1]), np.array([False, True]))
+        >>> round(boundary.critical_peak(0.1), 3)
+        0.02
     """
 
-    bias: float
-    per_log_peak: float
-    per_root_share: float
-    accuracy: float
-    root_share_error: float
+    threshold: Array
+    gain: Array
+    width: Array
+    weight: Array
+    peaks: tuple[float, float]
 
     @classmethod
     def fit(cls, peak: Array, share: Array, unstable: Array) -> Self | None:
-        """The boundary between the two classes; None where there are too few trials of one, or no line tells
-        them apart."""
-        if len(peak) < LEAST_TOTAL or not LEAST <= unstable.sum() <= len(unstable) - LEAST:
+        """The boundary that trials show; None unless one was stable and one was not.
+
+        Args:
+            peak: the trials' peaks, shape ``(n,)``.
+            share: their warm-ups' shares of the run, 0 to 1, shape ``(n,)``.
+            unstable: which of them broke, shape ``(n,)``.
+        """
+        if len(peak) == 0 or unstable.all() or not unstable.any():
             return None
-        features = np.stack([np.log(peak), np.sqrt(share)], axis=1)
-        left_out = _left_out(features, unstable)
-        accuracy = _balanced_accuracy(left_out, features, unstable)
-        if accuracy < LEAST_ACCURACY:
-            return None
-        bias, per_log_peak, per_root_share = _logistic(features, unstable)
-        error = math.sqrt((len(peak) - 1) * left_out[:, 2].var())
-        return cls(float(bias), float(per_log_peak), float(per_root_share), accuracy, error)
+        lowest, highest = float(np.log(peak.min())) - BEYOND, float(np.log(peak.max())) + BEYOND
+        grid = np.meshgrid(np.arange(lowest, highest, 0.05), GAINS, WIDTHS, indexing="ij")
+        threshold, gain, width = (values.ravel() for values in grid)
+        logs = -0.5 * ((gain - GAIN_MEAN) / GAIN_DEVIATION) ** 2
+        for ln_peak, root, broke in zip(np.log(peak), np.sqrt(share), unstable, strict=True):
+            distance = (ln_peak - threshold - gain * root) / width
+            logs -= np.logaddexp(0.0, -distance if broke else distance)
+        weight = np.exp(logs - logs.max())
+        order = np.argsort(-weight)
+        kept = order[: int(np.searchsorted(np.cumsum(weight[order]), KEPT * weight.sum())) + 1]
+        ends = math.exp(lowest), math.exp(highest)
+        return cls(threshold[kept], gain[kept], width[kept], weight[kept] / weight[kept].sum(), ends)
 
     @property
     def warmup_helps(self) -> bool:
-        """Whether longer warm-ups clearly allow higher peaks: by more than two standard errors."""
-        return self.per_root_share + 2.0 * self.root_share_error < 0.0
+        """Whether longer warm-ups clearly allow higher peaks: with a probability of 95%."""
+        return bool(self.weight[self.gain > 0.0].sum() > 0.95)
 
     def probability(self, peak: Array, share: Array) -> Array:
-        """The probability that schedules are unstable."""
-        return _sigmoid(self.bias + self.per_log_peak * np.log(peak) + self.per_root_share * np.sqrt(share))
+        """The probability that schedules are unstable; arrays of one shape."""
+        chance = np.empty(np.shape(peak))
+        for index in np.ndindex(chance.shape):
+            distance = np.log(peak[index]) - self.threshold - self.gain * math.sqrt(share[index])
+            chance[index] = 0.5 * (1.0 + np.tanh(distance / self.width / 2.0)) @ self.weight
+        return chance
 
-    def critical_peak(self, share: float) -> float | None:
-        """The peak above which a schedule is rather unstable than stable; None where no peak makes that
-        difference."""
-        if self.per_log_peak <= 0.0:
-            return None
-        exponent = -(self.bias + self.per_root_share * math.sqrt(share)) / self.per_log_peak
-        return math.exp(exponent) if abs(exponent) < 700.0 else None
-
-
-def _logistic(features: Array, labels: Array) -> Array:
-    """Bias and weights of a ridge logistic regression, by Newton's method on standardised features."""
-    mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 1e-9, scale, 1.0)
-    inputs = np.column_stack([np.ones(len(features)), (features - mean) / scale])
-    ridge = np.diag([1e-6, RIDGE, RIDGE])
-    weights = np.zeros(3)
-    for _ in range(30):
-        chance = _sigmoid(inputs @ weights)
-        gradient = inputs.T @ (chance - labels) + ridge @ weights
-        hessian = (inputs.T * (chance * (1.0 - chance))) @ inputs + ridge
-        step = np.linalg.solve(hessian, gradient)
-        weights = weights - step / max(1.0, float(np.abs(step).max()) / 2.0)
-    slopes = weights[1:] / scale
-    return np.array([weights[0] - slopes @ mean, *slopes])
-
-
-def _left_out(features: Array, labels: Array) -> Array:
-    """For each trial the fit to all others, shape ``(n, 3)``."""
-    everyone = np.arange(len(labels))
-    return np.array([_logistic(features[everyone != one], labels[everyone != one]) for one in everyone])
-
-
-def _balanced_accuracy(fits: Array, features: Array, labels: Array) -> float:
-    """How many trials the fit without them judges rightly, as a share, averaged over both classes."""
-    right = (fits[:, 0] + (features * fits[:, 1:]).sum(axis=1) > 0.0) == labels
-    return float((right[labels].mean() + right[~labels].mean()) / 2.0)
-
-
-def _sigmoid(value: Array) -> Array:
-    return np.asarray(0.5 * (1.0 + np.tanh(value / 2.0)))
+    def critical_peak(self, share: float, chance: float = 0.5) -> float:
+        """The peak at which a schedule with that warm-up is unstable with probability ``chance``."""
+        peaks = np.geomspace(*self.peaks, 500)
+        return float(np.interp(chance, self.probability(peaks, np.full(500, share)), peaks))

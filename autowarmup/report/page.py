@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autowarmup.instability.instability import Instability
 from autowarmup.report.pairs import searched_and_rivals, signed
+from autowarmup.report.trials import Traces, final_losses, loss_name
+from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import Interval
 from autowarmup.study.result import TrialRecord, TuneResult
 
@@ -18,7 +21,7 @@ HEADLINES = {
     "tuned": "Tuned: use this schedule",
     "tie": "Tie: nothing beats the simple schedule",
     "leaning": "Leaning: the simple schedule is the best so far",
-    "nothing stable": "Nothing stable: no schedule got to its end",
+    "nothing stable": "Nothing stable: no schedule got to the end of its run",
 }
 
 
@@ -33,37 +36,44 @@ class Picture(NamedTuple):
 PICTURES = {
     "stability_map": Picture(
         "Stability map",
-        "Discs ran to the end and carry their final loss; squares were stopped early, stable so far, and carry "
-        "the loss at one common step, not to be compared with a final loss; crosses broke; the darker the "
-        "ground, the likelier a schedule there breaks.",
-        "Peak learning rate against warm-up duration: stable trials coloured by loss, unstable ones as crosses.",
+        "The colour is the final loss that the search's model forecasts for a schedule with that peak and warm-up "
+        "duration; it fades where no trial is near. Discs ran to the end and have the colour of their final loss; "
+        "squares were stopped early and have that of their forecast; crosses became unstable. At the solid line half "
+        "of the schedules are expected to become unstable, at the dashed ones 10% and 90%; the fewer the trials, the "
+        "farther apart these are.",
+        "Peak learning rate against warm-up duration: the forecast of the final loss as colours, the boundary of "
+        "stability as lines, stable trials as discs and squares, unstable ones as crosses.",
     ),
     "duration": Picture(
         "Warm-up duration and final loss",
-        "Compare schedules on the right, where each seed is paired with itself: an interval clear of 0 is more "
-        "than noise; the spread on the left is mostly from seed to seed.",
-        "Warm-up duration against final validation loss, and the paired differences with their intervals.",
+        "The line is the forecast at one peak, on the search's seed; circles are that seed's trials, each at its own "
+        "peak; dots are fresh seeds, which differ among themselves. To compare schedules, look at the paired "
+        "differences, where there are any: both schedules ran on each seed, and an interval that excludes 0 is more "
+        "than noise.",
+        "Warm-up duration against final loss: the forecast with its range, the trials, and the paired differences.",
     ),
     "loss_curves": Picture(
         "Loss curves",
-        "A cross stands where instability began, which is before it shows; grey trials were stopped early in "
-        "favour of better ones.",
+        "A cross marks the step at which instability began, which is before the loss shows it. Grey trials were "
+        "stopped early in favour of better ones.",
         "Smoothed training loss by optimizer step for every trial of the search.",
     ),
     "schedules": Picture(
         "Schedules tried",
-        "Each line ends where its trial ended; a cross stands at the step and rate where instability began.",
+        "Each line ends where its trial ended; a cross marks the step and the learning rate at which instability "
+        "began.",
         "Learning rate by optimizer step for every schedule tried, coloured by outcome.",
     ),
 }
 """In the page's order."""
 
 
-def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
+def render(result: TuneResult, traces: Traces, pictures: Mapping[str, bytes]) -> str:
     """The page as text.
 
     Args:
         result: what the study found.
+        traces: each trial's trace by its number.
         pictures: each figure of :data:`PICTURES` as a PNG.
     """
     environment = Environment(
@@ -75,59 +85,68 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
     )
     environment.filters |= {"loss": _loss, "signed": signed, "lr": _rate, "duration": _duration}
     searched, _ = searched_and_rivals(result)
+    finals, loss_word = final_losses(result, traces), loss_name(traces)
     template = environment.get_template("report.html.j2")
     return template.render(
         result=result,
         verdict=result.verdict,
+        schedule=result.schedule,
+        extrapolation=result.extrapolation,
         headline=HEADLINES[result.verdict.kind],
-        findings=list(_findings(result)),
-        code=_code(result),
+        study=Path(result.study).name,
+        loss_name=loss_word,
+        findings=list(_findings(result, loss_word)),
+        code=_code(result.schedule),
         seeds=_seeds(result),
         searched=searched,
         pictures=[(name, text, _inline(pictures[name])) for name, text in PICTURES.items()],
         instabilities=_instabilities(result),
         failures=[record for record in result.records if record.outcome == "failed"],
-        trials=sorted(result.records, key=_best_first),
+        finals=finals,
+        trials=sorted(result.records, key=lambda record: _best_first(record, finals.get(record.number))),
         outcomes=_outcomes(result),
         cost=result.cost,
     )
 
 
-def _findings(result: TuneResult) -> Iterator[str]:
+def _findings(result: TuneResult, loss_word: str) -> Iterator[str]:
     """The paired comparisons in words, one sentence each, but for those that the verdict's message tells."""
     searched, rivals = searched_and_rivals(result)
     for rival in rivals if searched else ():
         if rival.interval is None:
-            yield f"Against {rival.name} there is no interval: not every run of the two got to its end."
+            yield f"Against {rival.name} there is no interval: not every run of the two schedules got to its end."
         elif _size(rival.interval.mean) not in result.verdict.message:
-            yield f"Against {rival.name}, the searched schedule ends {_compared(rival.interval)}"
+            yield f"Against {rival.name}, the searched schedule ends {_compared(rival.interval, loss_word)}"
 
 
-def _compared(interval: Interval) -> str:
+def _compared(interval: Interval, loss_word: str) -> str:
     sure = f"{interval.confidence:.0%} interval"
     if interval.low <= 0.0 <= interval.high:
         bounds = f"{sure} {signed(interval.low)} to {signed(interval.high)}"
-        return f"at about the same validation loss: {signed(interval.mean)} ({bounds}), within the noise."
+        return f"at about the same {loss_word}: {signed(interval.mean)} ({bounds}), within the noise."
     near, far = sorted((abs(interval.low), abs(interval.high)))
     way = "lower" if interval.high < 0.0 else "higher"
     bounds = f"{sure} {_size(near)} to {_size(far)} {way}"
-    return f"{_size(interval.mean)} {way} in validation loss ({bounds}), more than the noise."
+    return f"{_size(interval.mean)} {way} in {loss_word} ({bounds}), more than the noise."
 
 
 def _size(difference: float) -> str:
     return signed(abs(difference)).removeprefix("+")
 
 
-def _code(result: TuneResult) -> str | None:
+def _code(schedule: Schedule | None) -> str | None:
     """The schedule as Python, to paste."""
-    if result.schedule is None:
+    if schedule is None:
         return None
+    fields = schedule.model_dump(exclude_none=True)
+    for part in ("shape", "decay"):
+        fields[part] = fields[part]["kind"] if set(fields[part]) == {"kind"} else fields[part]
     return "\n".join(
         [
             "from autowarmup import Schedule",
             "",
-            "schedule = Schedule.model_validate_json(",
-            f"    {result.schedule.model_dump_json(exclude_none=True)!r}",
+            "schedule = Schedule(",
+            *(f"    {name}={value!r}," for name, value in fields.items()),
             ")",
             "scheduler = schedule.scheduler(optimizer)  # scheduler.step() after each optimizer.step()",
         ]
@@ -148,16 +167,17 @@ def _instabilities(result: TuneResult) -> list[tuple[TrialRecord, Instability]]:
     found = []
     for record in result.records:
         fatal = [record.instability] if record.instability else []
-        found += [(record, instability) for instability in (*fatal, *record.events)]
+        passed = [event for event in record.events if event != record.instability]
+        found += [(record, instability) for instability in (*fatal, *passed)]
     return found
 
 
-def _best_first(record: TrialRecord) -> tuple[float, ...]:
+def _best_first(record: TrialRecord, final: float | None) -> tuple[float, ...]:
     """Completed trials by final loss, then the others: pruned, unstable, failed, and the probes last."""
     if record.role == "probe":
         return (4, record.number)
     if record.outcome == "completed":
-        return (0, math.inf if record.val_loss is None else record.val_loss, record.number)
+        return (0, math.inf if final is None else final, record.number)
     place = ("pruned", "unstable", "failed").index(record.outcome) + 1
     return (
         place,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -57,17 +58,6 @@ def notice(text: str) -> Figure:
     return figure
 
 
-def map_canvas(bars: int) -> tuple[Figure, Axes, list[Axes]]:
-    """Axes for a map, and to its right those of its colour bars, one above the other."""
-    if bars == 0:
-        return *canvas(height=5.6), []
-    figure = figure_of(8.4, 5.6)
-    grid = figure.add_gridspec(bars, 2, width_ratios=(42, 1))
-    axes = figure.add_subplot(grid[:, 0])
-    plain(axes)
-    return figure, axes, [figure.add_subplot(grid[row, 1]) for row in range(bars)]
-
-
 def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
@@ -78,8 +68,12 @@ def plain(axes: Axes) -> None:
     axes.yaxis.label.set(color=INK, size=10.5)
 
 
-def title(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", fontsize=12, fontweight="bold", color=INK, pad=12)
+def title(axes: Axes, text: str, below: str = "") -> None:
+    """A title, and a line of smaller text below it."""
+    axes.set_title(text, loc="left", fontsize=12, fontweight="bold", color=INK, pad=26 if below else 12)
+    if below:
+        style: dict[str, Any] = {"fontsize": 9.5, "color": MUTED, "va": "bottom", "in_layout": False}
+        axes.annotate(below, (0.0, 1.0), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points", **style)
 
 
 def log_scale(axes: Axes, side: str, low: float, high: float) -> None:
@@ -98,7 +92,7 @@ def _side(axes: Axes, side: str) -> tuple[Axis, Callable[..., Any], Callable[...
     return axes.yaxis, axes.set_yscale, axes.set_ylim
 
 
-def legend(figure: Figure, handles: Sequence[Line2D], columns: int = 4) -> None:
+def legend(figure: Figure, handles: Sequence[Artist], columns: int = 4) -> None:
     style: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "labelcolor": INK, "handlelength": 1.6}
     columns = min(columns, max(1, len(handles)))
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, **style)
@@ -158,7 +152,7 @@ def tag(
     axes: Axes, text: str, at: tuple[float, float], *, above: bool, colour: str = INK, align: str = "center"
 ) -> None:
     """A name above or below a point."""
-    style: dict[str, Any] = {"ha": align, "fontsize": 9.5, "fontweight": "bold", "zorder": 2}
+    style: dict[str, Any] = {"ha": align, "fontsize": 9.5, "fontweight": "bold", "zorder": 6}
     where: dict[str, Any] = {"xytext": (0, 12 if above else -21), "textcoords": "offset points"}
     axes.annotate(text, at, color=TEXT.get(colour, colour), bbox=PLATE, **where, **style)
 

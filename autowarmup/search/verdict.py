@@ -172,7 +172,7 @@ def _victory(rivals: Sequence[Comparison], baselines: int, unseen: Sequence[str]
     lost = f"; {baselines - len(rivals)} of {baselines} baselines became unstable" if len(rivals) < baselines else ""
     return (
         f"The tuned schedule beats the best baseline ({closest.name}) by {-interval.mean:.4f} in final "
-        f"validation loss, {interval.confidence:.0%} interval {-interval.high:.4f} to {-interval.low:.4f} "
+        f"loss, {interval.confidence:.0%} interval {-interval.high:.4f} to {-interval.low:.4f} "
         f"over {len(interval.differences)} fresh seeds{lost}."
     )
 

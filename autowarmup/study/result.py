@@ -192,8 +192,6 @@ class TuneResult(Frozen):
 
     def summary(self) -> str:
         """The findings in a few lines, for a terminal."""
-        outcomes = [record.outcome for record in self.records]
-        counted = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
         lines = [f"verdict: {self.verdict.kind}. {self.verdict.message}"]
         if self.schedule:
             lines.append(f"schedule: {self.schedule.describe()}")
@@ -204,17 +202,35 @@ class TuneResult(Frozen):
             difference = ""
             if interval := comparison.interval:
                 difference = f"; tuned minus this: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-            lines.append(f"  {comparison.name}: final validation loss {finals}{difference}")
+            lines.append(f"  {comparison.name}: final {self._loss_name} {finals}{difference}")
         for record in self.records:
             if record.error is not None:
                 lines.append(f"  trial {record.number} failed: {record.error.strip().splitlines()[-1]}")
-        cost = self.cost
-        lines.append(f"trials: {len(outcomes)} ({counted})")
-        lines.append(
-            f"cost: {cost.steps:,} optimizer steps = {cost.runs:.1f} whole runs, {cost.seconds:.0f} s; "
-            f"{cost.unstable_share:.0%} of the steps on unstable trials"
+        return "\n".join([*lines, *self._costs()])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the verdict, the schedule, the comparisons, and the pictures of the study's folder."""
+        from autowarmup.study.notebook import result_html
+
+        loss_name, costs, study = self._loss_name, self._costs(), Path(self.study)
+        return result_html(
+            self.verdict, self.schedule, self.extrapolation, loss_name=loss_name, costs=costs, study=study
         )
-        return "\n".join(lines)
+
+    @property
+    def _loss_name(self) -> str:
+        """Which loss the trials are judged by: a training loop of the user's own may never validate."""
+        return "training loss" if all(record.val_loss is None for record in self.records) else "validation loss"
+
+    def _costs(self) -> list[str]:
+        """How many trials there were and what they cost, in two lines."""
+        outcomes, cost = [record.outcome for record in self.records], self.cost
+        counted = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
+        return [
+            f"trials: {len(outcomes)} ({counted})",
+            f"cost: {cost.steps:,} optimizer steps = {cost.runs:.1f} whole runs, {cost.seconds:.0f} s; "
+            f"{cost.unstable_share:.0%} of the steps on unstable trials",
+        ]
 
     def save(self, path: str | Path) -> None:
         """Writes the result as JSON to ``path``, without the traces; those stay in the study's folder."""

@@ -1,0 +1,175 @@
+"""The figure of the warm-up's duration: the forecast of the final loss, the trials, and the paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from autowarmup.report.forecast import Forecast, durations, usual_schedule, varied
+from autowarmup.report.pairs import searched_and_rivals, signed
+from autowarmup.report.style import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PLATE,
+    canvas,
+    duration_scale,
+    figure_of,
+    legend,
+    log_scale,
+    notice,
+    plain,
+    point,
+    tag,
+    title,
+)
+from autowarmup.report.trials import Traces, final_losses, loss_name, searched, share, shares
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.search.verdict import Comparison, Interval
+from autowarmup.study.result import TrialRecord, TuneResult
+
+Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+POINTS = 60
+"""Durations at which the forecast is computed."""
+
+
+def duration(result: TuneResult, traces: Traces) -> Figure:
+    """Warm-up duration against final loss: the forecast at one peak with its uncertainty, the trials of the search, and
+    the confirmed schedules; beside it the paired differences on the fresh seeds, where there are any."""
+    finals = final_losses(result, traces)
+    completed = [record for record in searched(result) if record.number in finals]
+    comparisons = result.verdict.comparisons
+    losses = [loss for comparison in comparisons for loss in comparison.losses]
+    losses += [finals[record.number] for record in completed]
+    if not losses:
+        return notice(f"No trial got to its end with a finite {loss_name(traces)}.")
+    best, rivals = searched_and_rivals(result)
+    paired = [(rival, rival.interval) for rival in rivals if rival.interval]
+    if best and paired:
+        figure = figure_of(9.6, 5.0)
+        axes, forest = figure.subplots(1, 2, width_ratios=(6, 5))
+        plain(axes)
+        plain(forest)
+        _draw_pairs(forest, best, paired)
+    else:
+        figure, axes = canvas()
+    longest = max([r.schedule.duration for r in completed] + [c.schedule.duration for c in comparisons])
+    duration_scale(axes, "x", longest, result.config.horizon)
+    forecast = Forecast.of(result, traces)
+    handles: list[Artist] = []
+    if forecast:
+        usual = usual_schedule(result)
+        at = usual.model_copy(update={"peak": (result.verdict.schedule or forecast.model.reference).peak})
+        median, drawn = _draw_forecast(axes, forecast, at)
+        losses = [*losses, *np.clip(median, *_widened(losses)).tolist()]
+        handles += drawn
+    handles += _draw_finals(axes, completed, finals)
+    handles += _draw_confirmed(axes, result)
+    _loss_axis(axes, losses)
+    axes.set(ylabel=f"final {loss_name(traces)}")
+    title(axes, "Final loss by warm-up duration" + ("" if forecast else " (too few losses for a forecast)"))
+    legend(figure, handles, columns=2)
+    return figure
+
+
+def _draw_forecast(axes: Axes, forecast: Forecast, at: Schedule) -> tuple[Vector, list[Artist]]:
+    """The forecast at one peak: its median, which is returned, and the band of one standard deviation to each side."""
+    longest = min(round(axes.get_xlim()[1] / 100.0 * at.horizon), at.horizon - 1)
+    steps = durations(longest, POINTS)
+    losses = forecast.losses([varied(at, at.peak, count) for count in steps])
+    places = 100.0 * np.array(steps) / at.horizon
+    axes.fill_between(places, losses.low, losses.high, color=BLUE, alpha=0.14, linewidth=0, zorder=1, gid="band")
+    axes.plot(places, losses.median, color=BLUE, linewidth=1.4, zorder=2, gid="forecast")
+    line = Line2D([], [], color=BLUE, linewidth=1.4, label=f"forecast at a peak of {at.peak:.3g}, search's seed")
+    return losses.median, [line, Patch(color=BLUE, alpha=0.14, linewidth=0, label="its 68% range")]
+
+
+def _widened(losses: Sequence[float]) -> tuple[float, float]:
+    """The losses' range and half as much to each side."""
+    room = 0.5 * (max(losses) - min(losses))
+    return min(losses) - room, max(losses) + room
+
+
+def _loss_axis(axes: Axes, losses: Sequence[float]) -> None:
+    low, high = min(losses), max(losses)
+    if low > 0 and high / low > 5:
+        log_scale(axes, "y", low / 1.4, high * 1.4)
+    else:
+        room = 0.14 * ((high - low) or max(abs(low) * 1e-3, 1e-9))
+        axes.set_ylim(low - room, high + room)
+
+
+def _draw_finals(axes: Axes, completed: Sequence[TrialRecord], finals: Mapping[int, float]) -> list[Artist]:
+    """The search's trials that ran to the end, as circles."""
+    if not completed:
+        return []
+    losses = [finals[record.number] for record in completed]
+    style: dict[str, Any] = {"facecolors": "white", "edgecolors": GREEN, "linewidths": 1.4, "clip_on": False}
+    axes.scatter(shares(completed), losses, s=36, gid="completed", zorder=3, **style)
+    return [point("trials of the search, at their own peaks", "o", GREEN, markerfacecolor="none")]
+
+
+def _draw_confirmed(axes: Axes, result: TuneResult) -> list[Artist]:
+    """Each confirmed schedule: its seeds as dots, its mean as a bar with its name."""
+    comparisons = result.verdict.comparisons
+    tuned, _ = searched_and_rivals(result)
+    for comparison in comparisons:
+        losses = comparison.losses
+        if not losses:
+            continue
+        best, chosen = comparison is tuned, comparison.candidate == result.verdict.candidate
+        colour, place = BLUE if chosen else GREEN if best else ORANGE, share(comparison)
+        style: dict[str, Any] = {"color": colour, "zorder": 4, "clip_on": False}
+        axes.plot([place] * 2, [min(losses), max(losses)], linewidth=1.6, **style)
+        axes.plot([place] * len(losses), losses, "o", markersize=5, gid="confirmed", **style)
+        axes.plot([place], [np.mean(losses)], "_", markersize=18, markeredgewidth=3, **style)
+        name = comparison.name + (" (chosen)" if chosen else "")
+        at = (place, min(losses) if best else max(losses))
+        tag(axes, name, at, above=not best, colour=colour, align="left" if place == 0.0 else "center")
+    if not comparisons:
+        return []
+    text = f"on {len(comparisons[0].final_losses)} fresh seeds, with their mean"
+    return [Line2D([], [], marker="o", markersize=5, color=MUTED, linewidth=1.6, label=text)]
+
+
+def _draw_pairs(axes: Axes, best: Comparison, rivals: Sequence[tuple[Comparison, Interval]]) -> None:
+    """The paired differences: a bar for the interval, a dot for each seed."""
+    for row, (rival, interval) in enumerate(reversed(rivals)):
+        decided = interval.high < 0 or interval.low > 0
+        colour, seeds = BLUE if decided else MUTED, interval.differences
+        axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=3, gid="interval")
+        axes.plot(seeds, [row] * len(seeds), "o", color=colour, markersize=5, alpha=0.6, gid="difference")
+        axes.plot([interval.mean], [row], "|", color=colour, markersize=16, markeredgewidth=3)
+        low, mean, high = (signed(value) for value in (interval.low, interval.mean, interval.high))
+        text = f"{rival.name}: {mean} [{low}, {high}]"
+        where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes.annotate(text, (0.0, row), xytext=(0, 15), fontsize=9.5, color=INK, zorder=5, bbox=PLATE, **where)
+    axes.axvline(0.0, color=INK, linewidth=1.2, zorder=1)
+    axes.set_ylim(-0.6, len(rivals) - 0.3)
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.25)
+    confidence = f"{rivals[0][1].confidence:.0%} interval"
+    axes.set(xlabel=f"{best.name} minus the other, final loss,\n{confidence} (below 0: {best.name} is better)")
+    title(axes, _paired_finding(rivals))
+
+
+def _paired_finding(rivals: Sequence[tuple[Comparison, Interval]]) -> str:
+    if all(interval.high < 0 for _, interval in rivals):
+        return "Better than every baseline" if len(rivals) > 1 else f"Better than {rivals[0][0].name}"
+    even = [rival.name for rival, interval in rivals if interval.low <= 0 <= interval.high]
+    if even:
+        return "No clear gain over " + (even[0] if len(even) == 1 else "the baselines")
+    return "Paired differences"

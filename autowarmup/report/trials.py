@@ -1,0 +1,64 @@
+"""Which trials the figures show, what they call them, and their final losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from autowarmup.search.verdict import Comparison
+from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.training.trace import Trace, final_loss
+
+Traces = Mapping[int, Trace]
+"""Traces by trial number."""
+
+
+def searched(result: TuneResult) -> list[TrialRecord]:
+    """One trial of each candidate: those of the search, on its seed. The probe and the confirmation are left out."""
+    return [record for record in result.records if record.role in ("baseline", "proposal")]
+
+
+def final_losses(result: TuneResult, traces: Traces) -> dict[int, float]:
+    """The final losses of the trials that ran to their end, by number, where they are finite."""
+    completed = [r.number for r in result.records if r.outcome == "completed" and r.role != "probe"]
+    losses = {number: final_loss(traces[number]) for number in completed if number in traces}
+    return {number: loss for number, loss in losses.items() if math.isfinite(loss)}
+
+
+def loss_name(traces: Traces) -> str:
+    """Which loss the trials are judged by: a training loop of the user's own may never validate."""
+    return "validation loss" if any(trace.evaluations for trace in traces.values()) else "training loss"
+
+
+def is_chosen(result: TuneResult, record: TrialRecord) -> bool:
+    """Whether a trial ran the schedule that the study hands out."""
+    return record.candidate == result.verdict.candidate
+
+
+def name_of(result: TuneResult, record: TrialRecord) -> str:
+    """What the figures call a trial: baselines and the chosen schedule have a name, the others an empty one."""
+    names = {comparison.candidate: comparison.name for comparison in result.verdict.comparisons}
+    name = names.get(record.candidate, "")
+    if record.role == "baseline" and not name:
+        name = "untuned rule" if record.schedule.duration else "no warm-up"
+    if is_chosen(result, record):
+        return f"{name} (chosen)" if name else "chosen"
+    return name
+
+
+def peaks(records: Iterable[TrialRecord]) -> list[float]:
+    return [record.schedule.peak for record in records]
+
+
+def share(record: TrialRecord | Comparison) -> float:
+    """The warm-up's share of the run, in percent."""
+    return 100.0 * record.schedule.duration / record.schedule.horizon
+
+
+def shares(records: Iterable[TrialRecord]) -> list[float]:
+    return [share(record) for record in records]
+
+
+def several(count: int, noun: str) -> str:
+    """A count with its noun: ``1 trial``, ``2 trials``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
