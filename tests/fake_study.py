@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from autowarmup.instability.instability import Instability, Kind
+from autowarmup.schedule.ranges import PeakRange
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.schedule.space import PeakRange, SearchSpace
+from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import Role, SegmentResult, TrialSpec
 from autowarmup.search.verdict import Comparison, Verdict, judge

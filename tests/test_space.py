@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import yaml
@@ -15,9 +17,10 @@ from pydantic import ValidationError
 
 from autowarmup.errors import InputError, SpaceError
 from autowarmup.schedule.decays import WarmupStableDecay
+from autowarmup.schedule.ranges import DurationRange, PeakRange, Range
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import Polynomial, UntunedLinear
-from autowarmup.schedule.space import DurationRange, PeakRange, Range, SearchSpace, presets
+from autowarmup.schedule.space import SearchSpace, presets
 from autowarmup.study.result import TuneResult
 from autowarmup.values import explain
 
@@ -246,8 +249,8 @@ KEYS = "description, shapes, warmup, peak, power, start_factor, decay, final_fac
         ("final_factor: [1, 2]", f"final_factor: {NUMBER}, got [1, 2]"),
         ("final_factor: 2", "final_factor: must be within 0 to 1, got 2"),
         ("start_factor: {low: 0, high: 2}", "start_factor: must be within 0 to 1, got {'low': 0, 'high': 2}"),
-        ("start_factor: {low: a, high: 1}", "start_factor.low: must be a valid number, got 'a'"),
-        ("start_factor: {low: 0, high: true}", "start_factor.high: must be a valid number, got True"),
+        ("start_factor: {low: a, high: 1}", "start_factor.low: must be a number, got 'a'"),
+        ("start_factor: {low: 0, high: true}", "start_factor.high: must be a number, got True"),
         ("power: 11", "power: must be above 0 and at most 10, got 11"),
         (
             "power: {low: 0, high: 2, scale: log}",
@@ -471,3 +474,59 @@ def test_durations_in_epochs_need_the_steps_per_epoch() -> None:
         space.params_of(schedule)
     trial = new_study().ask()
     assert space.suggest(trial, PEAK, horizon=100, steps_per_epoch=10).duration <= 20
+
+
+# --- Wrong types and extremes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"peak": 1e308}, r"peak: must be within 1e-12 to 1e\+06"),
+        ({"peak": {"low": 1e-13, "high": 1.0}}, r"peak: must be within 1e-12 to 1e\+06"),
+        ({"peak": 10**400}, "must be a finite number, or a range"),
+        ({"peak": True}, "must be a finite number, or a range"),
+        ({"power": float("inf")}, "must be a finite number, or a range"),
+        ({"warmup": True}, "duration True is not a number of steps"),
+        ({"warmup": 10**5000}, "duration <int> is not a number of steps"),
+        ({"warmup": None}, "duration None is not a number of steps"),
+        ({"shapes": [10**5000]}, "must be 'none', 'linear'"),
+        ({"shapes": ["linear"] * 10**6}, "shapes: has 1,000,000 choices; allowed: up to 100"),
+        ({"description": 3}, "description: must be text, got 3"),
+    ],
+)
+def test_a_space_made_in_python_is_refused_as_one_from_a_file_is(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        SearchSpace(**settings)
+
+
+def test_numpy_s_numbers_are_numbers() -> None:
+    assert SearchSpace(peak=np.float32(0.5), power=np.int64(2)) == SearchSpace(peak=0.5, power=2)
+    assert Schedule(peak=np.float64(0.5), horizon=np.int64(7)).horizon == 7
+
+
+@pytest.mark.parametrize("name", [None, 3, b"default", ["default"], ("default",)])
+def test_what_is_not_even_a_name(name: Any) -> None:
+    with pytest.raises(SpaceError, match="a search space is a preset's name or the path of a .yaml file, got"):
+        SearchSpace.load(name)
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "device.yaml").symlink_to("/dev/zero")
+    for name in ("pipe.yaml", "device.yaml"):
+        with pytest.raises(SpaceError, match=f"can't read the search space '.*{name}': not a regular file"):
+            SearchSpace.load(tmp_path / name)
+
+
+def test_a_rule_that_is_not_defined_for_the_optimizer_is_refused() -> None:
+    space = SearchSpace(shapes=["linear", "radam"])
+    space.check_fit(100, None, beta2=0.9)
+    with pytest.raises(SpaceError, match="'radam' can't be used with this optimizer: .*needs beta2 > 0.6, got 0.5"):
+        space.check_fit(100, None, beta2=0.5)
+
+
+@pytest.mark.parametrize("step", [float("nan"), 1.5, None, "1", -1, 10**400 * -1])
+def test_a_step_is_a_whole_number(step: Any) -> None:
+    with pytest.raises(InputError, match="must be a whole number, counted from 0"):
+        Schedule(peak=0.1, horizon=10).lr_at(step)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autowarmup.schedule.shapes import Plan, half_wave
-from autowarmup.values import Frozen
+from autowarmup.values import Frozen, Number, Whole
 
 
 def _left(step: int, plan: Plan) -> float:
@@ -55,7 +55,7 @@ class InverseSqrtDecay(Frozen):
     """
 
     kind: Literal["inverse-sqrt"] = "inverse-sqrt"
-    timescale: int | None = Field(default=None, ge=1)
+    timescale: Whole | None = Field(default=None, ge=1)
 
     def share(self, step: int, plan: Plan) -> float:
         scale = self.timescale or plan.duration + 1
@@ -77,7 +77,7 @@ class WarmupStableDecay(Frozen):
     linear cool-down of Hägele et al. 2024, arXiv 2405.18392."""
 
     kind: Literal["wsd"] = "wsd"
-    cooldown: float = Field(default=0.2, gt=0.0, le=1.0)
+    cooldown: Number = Field(default=0.2, gt=0.0, le=1.0)
 
     def share(self, step: int, plan: Plan) -> float:
         length = max(1.0, min(self.cooldown * plan.horizon, plan.horizon - plan.warmup_steps))

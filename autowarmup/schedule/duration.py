@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import reprlib
+from numbers import Integral
 from typing import Literal
 
 from autowarmup.errors import InputError
+from autowarmup.values import short
 
 Duration = int | float | str
 """A duration as people write it: ``500`` steps, ``"10%"`` of the horizon, ``"2 epochs"``."""
@@ -24,10 +25,11 @@ def parse_duration(duration: Duration) -> tuple[float, Literal["step", "%", "epo
         >>> parse_duration(500), parse_duration("2.5 %"), parse_duration("2 epochs")
         ((500.0, 'step'), (2.5, '%'), (2.0, 'epoch'))
     """
-    match = _DURATION.fullmatch(str(duration))
+    readable = isinstance(duration, str | float) or (isinstance(duration, Integral) and abs(duration) < 2**63)
+    match = _DURATION.fullmatch(str(duration)) if readable else None
     if match is None:
         raise InputError(
-            f"duration {reprlib.repr(duration)} is not a number of steps such as 500, a share of the horizon "
+            f"duration {short(duration)} is not a number of steps such as 500, a share of the horizon "
             f"such as '10%', or '2 epochs'"
         )
     amount, unit = float(match[1]), match[2]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from functools import lru_cache
+from numbers import Integral
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
@@ -22,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from autowarmup.errors import InputError
 from autowarmup.schedule.decays import ConstantDecay, CosineDecay, Decay, ExponentialDecay
 from autowarmup.schedule.shapes import Exponential, Linear, NoWarmup, Polynomial, Rule, Shape, UntunedLinear
-from autowarmup.values import Frozen
+from autowarmup.values import Frozen, Number, Whole, short
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 FULL = 0.99
 """A rule's warm-up counts as over once it applies this share of the rate."""
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
 
 
 class Schedule(Frozen):
@@ -51,7 +52,7 @@ class Schedule(Frozen):
         final_factor: the fraction of the peak that the decay ends at, 0 to 1.
 
     Raises:
-        ValidationError: (a ``ValueError``) a value out of its range, or settings that contradict one another.
+        InputError: a value of the wrong type or out of its range, or settings that contradict one another.
 
     Example:
         >>> schedule = Schedule(peak=0.01, horizon=100, warmup_steps=4, shape="linear", decay="constant")
@@ -61,9 +62,9 @@ class Schedule(Frozen):
         True
     """
 
-    peak: float = Field(gt=0.0)
-    horizon: int = Field(ge=1)
-    warmup_steps: int = Field(default=0, ge=0)
+    peak: Number = Field(gt=0.0)
+    horizon: Whole = Field(ge=1)
+    warmup_steps: Whole = Field(default=0, ge=0)
     shape: Shape = Field(default_factory=NoWarmup)
     start_factor: Fraction | None = None
     decay: Decay = Field(default_factory=CosineDecay)
@@ -124,10 +125,10 @@ class Schedule(Frozen):
         """The learning rate of optimizer step ``step``, counted from 0. Constant from the horizon on.
 
         Raises:
-            InputError: ``step`` is negative.
+            InputError: ``step`` is not a whole number, or negative.
         """
-        if step < 0:
-            raise InputError(f"step={step}: steps are counted from 0")
+        if not isinstance(step, Integral) or step < 0:
+            raise InputError(f"step={short(step)}: must be a whole number, counted from 0")
         step = min(step, self.horizon)
         rate = self.peak * self.shape.share(step, self)
         return rate if step < self.warmup_steps else rate * self.decay.share(step, self)

@@ -8,9 +8,10 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from autowarmup.values import Frozen
+from autowarmup.values import Frozen, Number
 
-Beta2 = Annotated[float, Field(ge=0.0, lt=1.0)]
+Beta2 = Annotated[Number, Field(ge=0.0, lt=1.0)]
+"""The decay of Adam's second moment."""
 
 
 class Plan(Protocol):
@@ -76,7 +77,7 @@ class Polynomial(Ramp):
     """``progress ** power``. A power below 1 rises steeply at first (0.5 is the square root), one above 1 slowly."""
 
     kind: Literal["polynomial"] = "polynomial"
-    power: float = Field(default=2.0, gt=0.0, le=10.0)
+    power: Number = Field(default=2.0, gt=0.0, le=10.0)
 
     def climb(self, progress: float) -> float:
         return math.pow(progress, self.power)

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import math
-from collections.abc import Mapping
+import os
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeAlias, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
-from autowarmup.errors import SpaceError
+from autowarmup.errors import InputError, SpaceError
 from autowarmup.schedule import plain_yaml
 from autowarmup.schedule.decays import Decay
-from autowarmup.schedule.duration import Duration, duration_steps, parse_duration
+from autowarmup.schedule.ranges import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    Choices,
+    DurationRange,
+    Fixed,
+    FixedDuration,
+    PeakRange,
+    Range,
+)
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import Polynomial, Rule, Shape
 from autowarmup.values import Frozen, explain, nearest, short
 
 MAX_BYTES = 64 * 1024
-"""A search space is a page of text; a larger file is refused unread."""
+"""The largest file that is read as a search space."""
 
-SHAPES: tuple[str, ...] = tuple(shape.model_fields["kind"].default for shape in get_args(get_args(Shape)[0]))
+
+def _kinds(union: Any) -> dict[str, type[Frozen]]:
+    """The models of a discriminated union by their ``kind``."""
+    return {model.model_fields["kind"].default: model for model in get_args(get_args(union)[0])}
+
+
+SHAPES = tuple(_kinds(Shape))
 """Warm-up shapes by name."""
-RULES = tuple(rule.model_fields["kind"].default for rule in get_args(get_args(Shape)[0]) if issubclass(rule, Rule))
-"""Of these, the ones whose duration follows from ``beta2``."""
-DECAYS: tuple[str, ...] = tuple(decay.model_fields["kind"].default for decay in get_args(get_args(Decay)[0]))
+RULES = {name: shape for name, shape in _kinds(Shape).items() if issubclass(shape, Rule)}
+"""Those whose duration follows from ``beta2``, by name."""
+DECAYS = tuple(_kinds(Decay))
 """Decays by name."""
 
 if TYPE_CHECKING:
@@ -32,106 +49,6 @@ if TYPE_CHECKING:
     DecayName: TypeAlias = str
 else:
     ShapeName, DecayName = Literal[SHAPES], Literal[DECAYS]
-
-Number = Annotated[float, Field(strict=True)]
-"""A number, and not the text "0.1" or ``true``."""
-
-
-def _choices(value: Any) -> Any:
-    """A single choice is a list of one; no choice stands twice."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list | tuple):
-        if not value:
-            raise ValueError("must hold one choice at least")
-        if any(value.count(choice) > 1 for choice in value[:100]):
-            raise ValueError("a choice stands twice")
-    return value
-
-
-def _fixed(value: Any) -> Any:
-    """A fixed value is a range from itself to itself."""
-    if value is None or isinstance(value, Mapping | Range):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("must be a finite number, or a range such as {low: 0.1, high: 0.5}")
-    return {"low": value, "high": value}
-
-
-def _fixed_duration(value: Any) -> Any:
-    """The same for durations."""
-    if isinstance(value, Mapping | DurationRange):
-        return value
-    parse_duration(value)
-    return {"low": value, "high": value}
-
-
-Choices = BeforeValidator(_choices)
-Fixed = BeforeValidator(_fixed)
-FixedDuration = BeforeValidator(_fixed_duration)
-
-
-class Range(Frozen):
-    """All numbers from ``low`` to ``high``, searched on a linear or a logarithmic scale."""
-
-    low: Number
-    high: Number
-    scale: Literal["linear", "log"] = "linear"
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError("reversed bounds: low is above high")
-        if self.scale == "log" and self.low <= 0.0:
-            raise ValueError("a log scale needs bounds above 0")
-        return self
-
-
-class PeakRange(Range):
-    """Peak learning rates, searched on a logarithmic scale."""
-
-    low: Number = Field(gt=0.0)
-    high: Number = Field(gt=0.0)
-    scale: Literal["log"] = "log"
-
-
-class DurationRange(Frozen):
-    """Warm-up durations: steps (``500``), a share of the horizon (``10%``) or epochs (``2 epochs``).
-
-    Searched on a square-root scale: short warm-ups differ more from one another than long ones do. A duration
-    of 0 is no warm-up, whatever the shape.
-    """
-
-    low: Duration
-    high: Duration
-
-    @field_validator("low", "high", mode="before")
-    @classmethod
-    def _readable(cls, value: Duration) -> Duration:
-        parse_duration(value)
-        return value
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        (low, low_unit), (high, high_unit) = parse_duration(self.low), parse_duration(self.high)
-        if low > high and low_unit == high_unit:
-            raise ValueError("reversed bounds: low is above high")
-        return self
-
-    def steps(self, horizon: int, steps_per_epoch: int | None) -> tuple[int, int]:
-        """Both bounds in steps.
-
-        Raises:
-            InputError: a bound is in epochs, and ``steps_per_epoch`` is missing.
-            SpaceError: they are reversed, or the longest warm-up leaves nothing of the horizon.
-        """
-        low = duration_steps(self.low, horizon, steps_per_epoch)
-        high = duration_steps(self.high, horizon, steps_per_epoch)
-        if low > high:
-            raise SpaceError(f"warmup: reversed bounds: low={self.low!r} is {low} steps, high={self.high!r} is {high}")
-        if high >= horizon:
-            raise SpaceError(f"warmup: high={self.high!r} is {high} steps, the horizon is only {horizon}")
-        return low, high
 
 
 class Suggests(Protocol):
@@ -153,18 +70,24 @@ class SearchSpace(Frozen):
         description: what the space is for, in a sentence.
         shapes: warm-up shapes by name.
         warmup: range of durations.
-        peak: range of peak learning rates; left out, it is measured on the model.
+        peak: range of peak learning rates, within 1e-12 to 1e6; left out, it is measured on the model.
         power: power of polynomial warm-ups, above 0, at most 10.
         start_factor: the first rate as a fraction of the peak, 0 to 1; left out, the curve starts one step
             in.
         decay: decay shapes by name.
         final_factor: the fraction of the peak that the decay ends at, 0 to 1.
 
+    Raises:
+        SpaceError: an unknown setting, a value of the wrong type or out of its range, or settings that contradict one
+            another.
+
     Example:
         >>> space = SearchSpace(shapes=["linear", "cosine"], warmup={"low": "1%", "high": "20%"})
         >>> SearchSpace.load("default").decay
         ('cosine',)
     """
+
+    refused_with: ClassVar = SpaceError
 
     description: str = ""
     shapes: Annotated[tuple[ShapeName, ...], Choices] = ("linear",)
@@ -180,6 +103,13 @@ class SearchSpace(Frozen):
     def _fraction(cls, value: Range | None) -> Range | None:
         if value and not 0.0 <= value.low <= value.high <= 1.0:
             raise ValueError("must be within 0 to 1")
+        return value
+
+    @field_validator("peak")
+    @classmethod
+    def _peak(cls, value: PeakRange | None) -> PeakRange | None:
+        if value and not LOWEST_RATE <= value.low <= value.high <= HIGHEST_RATE:
+            raise ValueError(f"must be within {LOWEST_RATE:g} to {HIGHEST_RATE:g}")
         return value
 
     @field_validator("power")
@@ -202,8 +132,10 @@ class SearchSpace(Frozen):
         """A preset by its name, or a YAML file by its path (``.yaml`` or ``.yml``).
 
         Raises:
-            SpaceError: no such preset or file, larger than 64 KiB, not YAML, or not a search space.
+            SpaceError: no such preset or file, not a regular file, larger than 64 KiB, not YAML, or not a search space.
         """
+        if not isinstance(name, str | Path):
+            raise SpaceError(f"a search space is a preset's name or the path of a .yaml file, got {short(name)}")
         path = Path(name)
         if path.suffix not in {".yaml", ".yml"}:
             known = presets()
@@ -214,7 +146,7 @@ class SearchSpace(Frozen):
                 )
             path = known[str(name)]
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_open_regular) as file:
                 text = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:  # a ValueError: a path that no file can have
             reason = error.strerror if isinstance(error, OSError) else error
@@ -229,6 +161,8 @@ class SearchSpace(Frozen):
             SpaceError: larger than 64 KiB, not YAML, or not a search space; the message names the key, its
                 value and what is allowed.
         """
+        if not isinstance(text, str | bytes):
+            raise SpaceError(f"{source} must be YAML text, got {short(text)}")
         if len(text) > MAX_BYTES:
             raise SpaceError(f"{source} is larger than {MAX_BYTES // 1024} KiB: not a search space")
         try:
@@ -242,6 +176,26 @@ class SearchSpace(Frozen):
             return cls.model_validate(data)
         except ValidationError as error:
             raise SpaceError(f"{source}: {explain(error, cls.model_fields)}") from error
+
+    def check_fit(self, horizon: int, steps_per_epoch: int | None, beta2: float) -> None:
+        """Checks that the space proposes valid schedules for a run.
+
+        Args:
+            horizon: optimizer steps of the run.
+            steps_per_epoch: needed where durations are in epochs.
+            beta2: the optimizer's, for the rules.
+
+        Raises:
+            InputError: a duration is in epochs, and ``steps_per_epoch`` is missing.
+            SpaceError: the warm-ups don't fit into the horizon, or a rule isn't defined for ``beta2``.
+        """
+        self.warmup.steps(horizon, steps_per_epoch)
+        for name in self.shapes:
+            if name in RULES:
+                try:
+                    RULES[name](beta2=beta2)
+                except InputError as error:
+                    raise SpaceError(f"shapes: {name!r} can't be used with this optimizer: {error}") from error
 
     def suggest(
         self,
@@ -351,6 +305,16 @@ def presets() -> dict[str, Path]:
     package = Path(__file__).parents[1]
     folder = next(path for path in (package / "search_spaces", package.parent / "search_spaces") if path.is_dir())
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a file, but no FIFO, which would block, and no device, which may have no end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # open() itself refuses a folder
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file")
 
 
 def _choose(trial: Suggests, name: str, choices: tuple[str, ...]) -> str:

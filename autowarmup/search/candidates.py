@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from autowarmup.schedule import Schedule
-from autowarmup.schedule.space import PeakRange
+from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.surrogate import features
 from autowarmup.seeds import derive_seed

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from autowarmup.schedule.space import PeakRange
+from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.search.verdict import Verdict
 from autowarmup.training.trace import Outcome

@@ -21,7 +21,7 @@ import numpy as np
 
 from autowarmup.errors import TaskFailedError
 from autowarmup.schedule import Schedule
-from autowarmup.schedule.space import PeakRange
+from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.candidates import Candidate, Candidates, harsher
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.decisions import Advance, Conclusion, Decision, Decisions, Finish

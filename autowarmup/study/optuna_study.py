@@ -10,7 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autowarmup.schedule.space import PeakRange
+from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.config import TuneConfig
 from autowarmup.study.store import StoredTrial
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from autowarmup.errors import InputError
 from autowarmup.instability.instability import Instability
 from autowarmup.schedule.extrapolation import Extrapolation, extrapolated
+from autowarmup.schedule.ranges import PeakRange
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.schedule.space import PeakRange
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import Role
 from autowarmup.search.verdict import Verdict

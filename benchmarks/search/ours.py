@@ -10,8 +10,9 @@ import numpy as np
 from autowarmup.engines.segment import first_fatal
 from autowarmup.instability.instability import Instability
 from autowarmup.instability.monitor import Detectors, Monitor
+from autowarmup.schedule.ranges import PeakRange
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.schedule.space import PeakRange, SearchSpace
+from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.candidates import Candidate, Candidates
 from autowarmup.search.config import TuneConfig, verdict_runs
 from autowarmup.search.decisions import Advance, Conclusion, Decisions, Finish
