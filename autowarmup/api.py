@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from autowarmup.arguments import Arguments, loaded_space
 from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import InputError
 from autowarmup.instability.monitor import Detectors
 from autowarmup.schedule.duration import Duration, duration_steps
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import TuneConfig
-from autowarmup.values import checked
+from autowarmup.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from autowarmup.engines.base import Engine
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from autowarmup.training.loop import LoopRun
     from autowarmup.training.losses import Loss
     from autowarmup.training.recipe import OptimizerFactory
+
+DEFAULTS = TrainSettings()
 
 
 def autotune(
@@ -38,13 +43,13 @@ def autotune(
     loss: Loss | None = None,
     optimizer: OptimizerFactory | None = None,
     metrics: dict[str, Loss] | None = None,
-    batch_size: int = 32,
-    accumulate: int = 1,
-    clip_norm: float | None = None,
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-    device: str | None = None,
-    compile: bool = False,
-    space: SearchSpace | str | Path = "default",
+    batch_size: int = DEFAULTS.batch_size,
+    accumulate: int = DEFAULTS.accumulate,
+    clip_norm: float | None = DEFAULTS.clip_norm,
+    precision: Literal["fp32", "bf16", "fp16"] = DEFAULTS.precision,
+    device: str | torch.device | None = DEFAULTS.device,
+    compile: bool = DEFAULTS.compile,
+    space: SearchSpace | dict[str, Any] | str | Path = "default",
     budget: int | None = None,
     seed: int = 0,
     current_peak: float | None = None,
@@ -65,29 +70,32 @@ def autotune(
         model_fn: builds a fresh model.
         data: ``(train, validation)``, each a DataLoader, a Dataset, or a tuple of tensors or NumPy arrays; or a
             callable that returns such a pair.
-        total_steps: the run that the schedule is for, in optimizer steps, or ``"5 epochs"``.
-        tune_steps: a shorter horizon to tune at, where whole runs are too dear; the schedule is then extrapolated, and
-            the result says with which uncertainty.
+        total_steps: the run that the schedule is for: 10 to 10**9 optimizer steps, or ``"5 epochs"``.
+        tune_steps: a shorter horizon to tune at, where whole runs are too dear, also as a share such as ``"25%"``; the
+            schedule is then extrapolated, and the result says with which uncertainty.
         train_fn: a training loop of your own, in place of ``model_fn`` and ``data``; see :class:`autowarmup.LoopRun`.
         loss: ``loss(output, target)``; inferred in the usual cases.
         optimizer: ``optimizer(params)`` builds it, with the learning rate you use today; AdamW if left out.
         metrics: further validation metrics, ``metric(output, target)``, by name.
         batch_size: for Datasets, tensors and arrays.
-        accumulate: batches per optimizer step.
-        clip_norm: largest gradient norm.
+        accumulate: batches per optimizer step, 1 to 10,000.
+        clip_norm: largest gradient norm, > 0.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        device: left out, the best there is.
+        device: ``"cpu"``, ``"cuda:1"`` or a ``torch.device``; left out, the best there is.
         compile: whether to run the model through ``torch.compile``.
-        space: which schedules may be proposed: a preset's name, a YAML file or a :class:`autowarmup.SearchSpace`.
-        budget: optimizer steps that the whole study may spend; left out, twelve whole runs with three
+        space: which schedules may be proposed: a preset's name, a YAML file, a :class:`autowarmup.SearchSpace` or a
+            dict of its settings.
+        budget: optimizer steps that the whole study may spend, at most 10**15; left out, twelve whole runs with three
             ``confirm_seeds``, of which a study that settles sooner spends less.
-        seed: fixes the study: the same seed gives the same result.
-        current_peak: the learning rate you use today; left out, the optimizer's (1e-3 for a ``train_fn``).
-        beta2: Adam's second-moment decay, for the untuned rule; left out, the optimizer's.
-        confirm_seeds: fresh paired seeds on which the winner meets the baselines.
-        cohort: trials that are trained at the same time; on one machine 1 is best.
+        seed: 0 to 2**32 - 1; fixes the study: the same seed gives the same result.
+        current_peak: the learning rate you use today, 1e-12 to 1e6; left out, the optimizer's (1e-3 for a
+            ``train_fn``).
+        beta2: Adam's second-moment decay, for the untuned rule, 0 to below 1; left out, the optimizer's.
+        confirm_seeds: 2 to 100 fresh paired seeds on which the winner meets the baselines.
+        cohort: trials that are trained at the same time, 1 to 1,000; on one machine 1 is best.
         detectors: settings of the instability detectors.
-        study: the study's folder; left out, one under ``studies/`` named after what is tuned.
+        study: the study's folder, new, empty or with the study in it; left out, one under ``studies/`` named
+            after what is tuned.
         mlflow: a tracking URI; left out, ``MLFLOW_TRACKING_URI`` or a store in the study's folder; False for none.
         progress: whether to show progress on standard error; left out, where that is a terminal. Or an object that is
             told what happens, a :class:`autowarmup.study.progress.Progress`.
@@ -99,8 +107,8 @@ def autotune(
         The verdict (tuned, tie or nothing stable), the schedule, every trial and what it cost.
 
     Raises:
-        InputError: something that was passed can't be used; before the first trial.
-        StudyError: the study's folder can't be used.
+        InputError: something that was passed can't be used; nothing has been made then.
+        StudyError: the study's folder can't be used, or holds other things.
         ClusterError: the Ray cluster can't be used, or was lost.
         TaskFailedError: the first trials all failed in the same way.
 
@@ -115,43 +123,26 @@ def autotune(
         >>> result.verdict.kind, result.cost.runs <= 12
         ('tuned', True)
     """
-    task = _task(
-        model_fn, data, train_fn, loss, optimizer, metrics, current_peak=current_peak, beta2=beta2,
-        batch_size=batch_size, accumulate=accumulate, clip_norm=clip_norm,
-        precision=precision, device=device, compile=compile,
+    given = Arguments(
+        total_steps=total_steps, tune_steps=tune_steps, batch_size=batch_size, accumulate=accumulate,
+        clip_norm=clip_norm, precision=precision, device=device, compile=compile, space=loaded_space(space),
+        budget=budget, seed=seed, current_peak=current_peak, beta2=beta2, confirm_seeds=confirm_seeds, cohort=cohort,
+        detectors=detectors, study=study, mlflow=mlflow, progress=progress, engine=engine,
     )  # fmt: skip
-    if "%" in str(total_steps):
-        raise InputError(f"total_steps={total_steps!r}: a share of what? Give steps, or epochs such as '5 epochs'")
-    wanted = duration_steps(total_steps, 0, task.steps_per_epoch)
-    trained = wanted if tune_steps is None else duration_steps(tune_steps, wanted, task.steps_per_epoch)
-    config = checked(
-        TuneConfig,
-        total_steps=wanted,
-        tune_steps=None if tune_steps is None else trained,
-        budget=TuneConfig.default_budget(trained, confirm_seeds) if budget is None else budget,
-        space=space if isinstance(space, SearchSpace) else SearchSpace.load(space),
-        seed=seed,
-        current_peak=task.current_peak if current_peak is None else current_peak,
-        beta2=task.beta2 if beta2 is None else beta2,
-        confirm_seeds=confirm_seeds,
-        cohort=cohort,
-        steps_per_epoch=task.steps_per_epoch,
-        trivial_loss=task.trivial_loss,
-        detectors=detectors or Detectors(),
-        task=task.describe(),
-    )
-    folder = Path(study) if study is not None else _default_folder(config)
+    task = _task(given, model_fn, data, train_fn, loss, optimizer, metrics)
+    config = _config(given, task)
+    folder = given.study or _default_folder(config)
 
     from autowarmup.report import write_report
     from autowarmup.study.driver import conduct, opened_study
     from autowarmup.study.progress import progress_for
-    from autowarmup.tracking import mirrored
+    from autowarmup.tracking import mirrored, tracking_uri
 
-    uri = _tracking_uri(folder, mlflow)
+    uri = None if given.mlflow is False else tracking_uri(folder, given.mlflow)
     shown = progress_for(progress) if progress is None or isinstance(progress, bool) else progress
     with (
         closing(shown),
-        closing(_engine(engine, task, folder / "checkpoints")) as trials,
+        closing(_engine(given.engine, task, folder / "checkpoints")) as trials,
         opened_study(folder, config, uri) as store,
         mirrored(store, uri, shown),
     ):
@@ -161,26 +152,47 @@ def autotune(
     return result
 
 
-def _task(
-    model_fn: Any, data: Any, train_fn: Any, loss: Any, optimizer: Any, metrics: Any,
-    *, current_peak: float | None, beta2: float | None, **settings: Any,
-) -> Task:  # fmt: skip
+def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, optimizer: Any, metrics: Any) -> Task:
     if (model_fn is None) == (train_fn is None):
         raise InputError("pass either model_fn and data, or train_fn")
     if train_fn is not None:
         from autowarmup.training.loop import LoopTask
 
-        defaults = {"batch_size": 32, "accumulate": 1, "precision": "fp32", "compile": False}
-        given = {"data": data, "loss": loss, "optimizer": optimizer, "metrics": metrics} | settings
-        odd = [name for name, value in given.items() if value != defaults.get(name)]
+        functions = {"data": data, "loss": loss, "optimizer": optimizer, "metrics": metrics}
+        odd = [name for name, value in functions.items() if value is not None]
+        odd += [name for name, value in given.training if value != getattr(DEFAULTS, name)]
         if odd:
             raise InputError(f"{', '.join(odd)} can't be given with train_fn: train_fn does that itself")
-        return LoopTask(train_fn, current_peak=current_peak or 1e-3, beta2=beta2 or 0.999)
-    from autowarmup.training.recipe import TrainSettings
+        return LoopTask(
+            train_fn,
+            current_peak=1e-3 if given.current_peak is None else given.current_peak,
+            beta2=0.999 if given.beta2 is None else given.beta2,
+        )
     from autowarmup.training.task import ModelTask
 
-    training = checked(TrainSettings, **settings)
-    return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=training)
+    return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=given.training)
+
+
+def _config(given: Arguments, task: Task) -> TuneConfig:
+    """The study's configuration: what was given, and for the rest what the task says."""
+    total = duration_steps(given.total_steps, 0, task.steps_per_epoch)
+    tuned = None if given.tune_steps is None else duration_steps(given.tune_steps, total, task.steps_per_epoch)
+    budget = TuneConfig.default_budget(tuned or total, given.confirm_seeds) if given.budget is None else given.budget
+    return TuneConfig(
+        total_steps=total,
+        tune_steps=tuned,
+        budget=budget,
+        space=given.space,
+        seed=given.seed,
+        current_peak=task.current_peak if given.current_peak is None else given.current_peak,
+        beta2=task.beta2 if given.beta2 is None else given.beta2,
+        confirm_seeds=given.confirm_seeds,
+        cohort=given.cohort,
+        steps_per_epoch=task.steps_per_epoch,
+        trivial_loss=task.trivial_loss,
+        detectors=given.detectors or Detectors(),
+        task=task.describe(),
+    )
 
 
 def _engine(chosen: Literal["local", "ray"] | RaySettings, task: Task, folder: Path) -> Engine:
@@ -188,20 +200,14 @@ def _engine(chosen: Literal["local", "ray"] | RaySettings, task: Task, folder: P
         from autowarmup.engines.local import LocalEngine
 
         return LocalEngine(task, folder)
-    if chosen != "ray" and not isinstance(chosen, RaySettings):
-        raise InputError(f'engine={chosen!r} is not one; allowed: "local", "ray" or a RaySettings')
     from autowarmup.engines.ray import RayEngine
 
-    return RayEngine(task, folder, chosen if isinstance(chosen, RaySettings) else RaySettings())
+    return RayEngine(task, folder, RaySettings() if chosen == "ray" else chosen)
 
 
 def _default_folder(config: TuneConfig) -> Path:
-    """The same for the same configuration, so that the same call goes on with the same study."""
-    name = str(config.task.get("model") or config.task.get("train_fn") or "study").replace("<", "").replace(">", "")
-    return Path("studies") / f"{name}-{hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]}"
-
-
-def _tracking_uri(folder: Path, mlflow: str | Literal[False] | None) -> str | None:
-    from autowarmup.tracking import tracking_uri
-
-    return None if mlflow is False else tracking_uri(folder, mlflow)
+    """The same for the same configuration, so that the same call goes on with the same study. Letters, digits, dots,
+    dashes and underscores of the name are kept."""
+    name = str(config.task.get("model") or config.task.get("train_fn") or "")
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("<", "").replace(">", "")).strip(".-")[:60] or "study"
+    return Path("studies") / f"{safe}-{hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]}"

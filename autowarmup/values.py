@@ -100,7 +100,7 @@ def _explain(item: ErrorDetails, known: Mapping[str, FieldInfo]) -> str:
     if kind == "literal_error":
         expected = item["ctx"]["expected"]
         message = f"must be {expected}{nearest(value, _quoted(expected)) if isinstance(value, str) else ''}"
-    named = not path or message.startswith("duration ")  # the message names the value itself
+    named = not path or message.startswith(("duration ", "tracking URI "))  # the message names the value itself
     got = "" if named else f", got {short(value)}"
     return f"{key}{': ' if key else ''}{message}{got}"
 

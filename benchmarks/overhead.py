@@ -29,7 +29,7 @@ from autowarmup import Detectors, LoopRun, Schedule
 from autowarmup.engines.segment import first_fatal
 from autowarmup.training.base import Task
 from autowarmup.training.loop import LoopTask
-from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
 from examples import char_gpt, digits
 

@@ -21,7 +21,7 @@ from autowarmup.engines.base import MonitorSettings, Segment
 from autowarmup.engines.local import LocalEngine
 from autowarmup.search.trials import TrialSpec
 from autowarmup.seeds import derive_seed
-from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
 from autowarmup.training.trace import Trace
 from examples import char_gpt, digits

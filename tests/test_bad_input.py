@@ -87,12 +87,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a dataset without length": ({"data": (Endless(), VALIDATION)}, "needs __len__"),
     "an iterable dataset": ({"data": (Flow(), VALIDATION)}, "wrap it in a DataLoader"),
-    "horizon as a share of nothing": ({"total_steps": "10%"}, "total_steps='10%'"),
+    "horizon as a share of nothing": (
+        {"total_steps": "10%"},
+        "total_steps: must be steps, or epochs such as '5 epochs', not a share, got '10%'",
+    ),
     "horizon shorter than the warm-up": (
         {"space": SearchSpace(warmup={"low": 0, "high": 50})},
         "high=50 is 50 steps, the horizon is only 40",
     ),
-    "horizon of one step": ({"total_steps": 1}, "total_steps.*greater than or equal to 10, got 1"),
+    "horizon of one step": ({"total_steps": 1}, "total_steps: must be 10 to 1,000,000,000 optimizer steps, got 1"),
     "horizon in parsecs": ({"total_steps": "3 parsecs"}, "'3 parsecs' is not a number of steps"),
     "unknown preset": ({"space": "defualt"}, "no search space 'defualt'.*did you mean 'default'"),
     "budget too small for one trial": ({"budget": 30}, "budget=30 optimizer steps is too small.*at least 450"),

@@ -19,7 +19,7 @@ from autowarmup.errors import InputError
 from autowarmup.training.batch import part_of
 from autowarmup.training.distributed import Group, found_store, opened_store
 from autowarmup.training.loop import LoopTask
-from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
 from autowarmup.training.trace import Trace
 from tests.tasks import digits, linear, mlp

@@ -10,7 +10,7 @@ import pytest
 
 from autowarmup import autotune
 from autowarmup.errors import InputError
-from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
 from autowarmup.training.trace import Trace
 from tests.cluster import LocalCluster

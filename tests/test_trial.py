@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from autowarmup import Schedule
-from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
 from autowarmup.training.trace import Trace
 from autowarmup.training.trial import ModelTrial

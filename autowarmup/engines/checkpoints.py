@@ -50,7 +50,8 @@ class Checkpoints:
         draft = path.with_suffix(".draft")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
+            draft.unlink(missing_ok=True)
+            with draft.open("xb") as file:  # "x": a new file, never one behind a link
                 hashing = _HashingFile(file)
                 yield hashing
                 file.write(hashing.digest.digest())

@@ -22,16 +22,16 @@ class RaySettings(Frozen):
         address: the cluster: ``"auto"`` (the one that this machine belongs to), ``"HOST:PORT"`` of its head node, or
             ``"ray://HOST:10001"`` through its Ray Client server. Left out: the cluster that this process is connected
             to; if there is none, Ray is started on this machine for the study.
-        workers: trials that run at the same time, 1 to 10,000. An autoscaling cluster grows for them. Left out: as many as
+        workers: trials at the same time, 1 to 10,000. An autoscaling cluster grows for them. Left out: as many as
             fit into the cluster at its current size, and more when nodes join.
-        processes: processes that train one trial together, 1 to 10,000, with PyTorch's DistributedDataParallel: each takes a
+        processes: those that train one trial together, 1 to 10,000, with PyTorch's DistributedDataParallel: each takes a
             part of every batch. ``cpus``, ``gpus`` and ``resources`` are those of one process.
         cpus: CPU cores, >= 0. Ray sets the number of training threads to it.
         gpus: GPUs, >= 0; a fraction below 1 shares a GPU. Left out: 1 where the task trains on CUDA, else 0. With 0,
             no GPU is visible.
         resources: amounts of custom resources, by the names that the cluster's nodes declare.
         runtime_env: Ray's runtime environment for the workers: ``working_dir``, ``pip``, ``env_vars`` and so on.
-        retries: how often a segment of a trial is started again after its worker died or hung, 0 to 10,000. Losing a node,
+        retries: how often a segment is started again after its worker died or hung, 0 to 10,000. Losing a node,
             or a preemption, doesn't count.
         patience_s: seconds without progress after which a worker counts as hung, > 0, or ten times the longest wait
             between two blocks of steps so far where that is longer. Ten times as long before its first block.

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autowarmup.study.folder import make_folder, write_file
+
 if TYPE_CHECKING:
     from autowarmup.study.result import TuneResult
     from autowarmup.training.trace import Trace
@@ -25,16 +27,19 @@ def write_report(result: TuneResult, traces: Mapping[int, Trace], folder: str | 
     Returns:
         The page's path.
     """
+    from autowarmup.report.backend import import_matplotlib
+
+    import_matplotlib()
     from autowarmup.report.figures import draw_all
     from autowarmup.report.page import render
 
     folder = Path(folder)
     pictures = draw_all(result, traces)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "figures")
     for name, png in pictures.items():
-        (folder / "figures" / f"{name}.png").write_bytes(png)
+        write_file(folder / "figures" / f"{name}.png", png)
     page = folder / "report.html"
-    page.write_text(render(result, traces, pictures), encoding="utf-8")
+    write_file(page, render(result, traces, pictures))
     return page
 
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from autowarmup.instability.monitor import Detectors
+from autowarmup.schedule.ranges import Rate
 from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.shapes import Beta2
 from autowarmup.schedule.space import SearchSpace
-from autowarmup.values import Frozen
+from autowarmup.values import Frozen, Number, Whole
 
 EVALUATIONS = 20
 """How often a trial is validated from its start to its horizon."""
+
+MIN_STEPS, MAX_STEPS = 10, 10**9
+"""Lengths of a run, in optimizer steps."""
+
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+Steps = Annotated[Whole, Field(ge=MIN_STEPS, le=MAX_STEPS)]
+Budget = Annotated[Whole, Field(ge=1, le=10**15)]
+ConfirmSeeds = Annotated[Whole, Field(ge=2, le=100)]
+Cohort = Annotated[Whole, Field(ge=1, le=1_000)]
 
 RUNGS = (0.25, 0.5, 1.0)
 """Shares of the horizon at which the search decides whether a trial goes on."""
@@ -23,40 +34,40 @@ class TuneConfig(Frozen):
     """The configuration of a study. Two studies with the same configuration are the same study.
 
     Args:
-        total_steps: optimizer steps of the run that the schedule is for, >= 10.
+        total_steps: optimizer steps of the run that the schedule is for, 10 to 10**9.
         tune_steps: optimizer steps of the runs that the study trains, 10 to ``total_steps``. Left out: ``total_steps``.
             If it is less, the schedule is extrapolated to ``total_steps``.
-        budget: optimizer steps that the whole study may spend, probe and confirmation included.
+        budget: optimizer steps that the whole study may spend, probe and confirmation included, at most 10**15.
         space: which schedules may be proposed.
         seed: fixes every choice of the study, and the initial weights and the batches of the search's trials; 0 to
             2**32 - 1.
-        current_peak: the learning rate that is used today, > 0; the baselines run at it.
+        current_peak: the learning rate that is used today, 1e-12 to 1e6; the baselines run at it.
         beta2: the decay of the optimizer's second moment, 0 to below 1; the untuned rule depends on it.
         confirm_seeds: fresh seeds on which the best schedule is compared with the better baseline, 2 to 100.
-        cohort: how many trials the search chooses together, >= 1; they can be trained at the same time.
+        cohort: how many trials the search chooses together, 1 to 1,000; they can be trained at the same time.
         steps_per_epoch: optimizer steps of an epoch, >= 1; needed where the space gives durations in epochs.
         trivial_loss: the loss of the best predictor that ignores its input; None where it is not known.
         detectors: the settings of the instability detectors.
         task: a description of what is trained; a study of another task is refused.
     """
 
-    total_steps: int = Field(ge=10)
-    tune_steps: int | None = Field(default=None, ge=10)
-    budget: int = Field(ge=1)
+    total_steps: Steps
+    tune_steps: Steps | None = None
+    budget: Budget
     space: SearchSpace
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    current_peak: float = Field(gt=0.0)
-    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
-    confirm_seeds: int = Field(default=3, ge=2, le=100)
-    cohort: int = Field(default=1, ge=1)
-    steps_per_epoch: int | None = Field(default=None, ge=1)
-    trivial_loss: float | None = None
+    seed: Seed = 0
+    current_peak: Rate
+    beta2: Beta2 = 0.999
+    confirm_seeds: ConfirmSeeds = 3
+    cohort: Cohort = 1
+    steps_per_epoch: Whole | None = Field(default=None, ge=1)
+    trivial_loss: Number | None = None
     detectors: Detectors = Field(default_factory=Detectors)
     task: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _affordable(self) -> Self:
-        self.space.warmup.steps(self.horizon, self.steps_per_epoch)
+        self.space.check_fit(self.horizon, self.steps_per_epoch, self.beta2)
         if self.horizon > self.total_steps:
             raise ValueError(
                 f"tune_steps={self.horizon:,} is longer than total_steps={self.total_steps:,}: tune runs of the same "

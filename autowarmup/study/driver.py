@@ -22,6 +22,7 @@ from autowarmup.search.config import TuneConfig
 from autowarmup.search.decisions import Advance, Conclusion, Finish
 from autowarmup.search.search import Search
 from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.study.folder import check_folder, write_file
 from autowarmup.study.progress import Progress
 from autowarmup.study.result import TrialRecord, TuneResult
 from autowarmup.study.store import StudyStore
@@ -40,8 +41,9 @@ def opened_study(folder: Path, config: TuneConfig, mlflow: str | None) -> Iterat
     Raises:
         StudyMismatchError: the folder holds a study of another configuration.
         StudyLockedError: another process is working on it.
-        StudyError: the folder can't be written.
+        StudyError: the folder can't be written, or holds other things.
     """
+    check_folder(folder)
     with _locked(folder), closing(StudyStore(folder, write=True)) as store:
         _enter(store, config, mlflow)
         store.set_meta("status", "running")
@@ -88,7 +90,7 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
     store.set_meta("verdict", conclusion.verdict.model_dump(mode="json"))
     result.save(store.folder / "result.json")
     if result.schedule is not None:
-        (store.folder / "schedule.json").write_text(result.schedule.model_dump_json(indent=1), encoding="utf-8")
+        write_file(store.folder / "schedule.json", result.schedule.model_dump_json(indent=1))
     return result
 
 

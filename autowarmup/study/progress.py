@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.training.trace import Outcome, Trace
@@ -23,6 +23,7 @@ WIDE = 110
 """Columns from which on a terminal has room for the bar."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told what happens in a study, as it happens.
 
@@ -205,8 +206,10 @@ class Standing:
 
 
 def progress_for(shown: bool | None = None) -> Progress:
-    """A live line where a person is watching, silence elsewhere; or as told."""
-    return Bar() if (sys.stderr.isatty() if shown is None else shown) else Silent()
+    """A live line where standard error is a terminal, silence elsewhere; or as told. A process may have no standard
+    error at all."""
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    return Bar() if (watched if shown is None else shown) else Silent()
 
 
 def _bar(share: float, width: int = 16) -> str:

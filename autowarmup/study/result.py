@@ -18,6 +18,7 @@ from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import Role
 from autowarmup.search.verdict import Verdict
+from autowarmup.study.folder import write_file
 from autowarmup.study.store import StoredTrial, StudyStore
 from autowarmup.training.trace import Outcome, Trace
 from autowarmup.values import Frozen, explain
@@ -233,8 +234,12 @@ class TuneResult(Frozen):
         ]
 
     def save(self, path: str | Path) -> None:
-        """Writes the result as JSON to ``path``, without the traces; those stay in the study's folder."""
-        Path(path).write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        """Writes the result as JSON to ``path``, without the traces; those stay in the study's folder.
+
+        Raises:
+            StudyError: the file can't be written.
+        """
+        write_file(Path(path), self.model_dump_json(indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

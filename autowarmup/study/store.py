@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS segments (
     PRIMARY KEY (number, until)
 ) WITHOUT ROWID;
 """
+TABLES = {"meta", "trials", "segments"}
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class StudyStore:
             if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 self._check_format()
             if write:
+                self._check_tables()
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(SCHEMA)
@@ -124,6 +126,15 @@ class StudyStore:
             raise StudyError(
                 f"the study in {self.folder} was written by another version of autowarmup (format {found}, this one "
                 f"reads {FORMAT}): use that version for it, or start a new study in another folder"
+            )
+
+    def _check_tables(self) -> None:
+        """Refuses a database of another program, before anything is written into it."""
+        found = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if found - TABLES:
+            raise StudyError(
+                f"{self.path} is not a study: a database with the tables {', '.join(sorted(found)[:5])}. "
+                f"Choose another folder"
             )
 
     def close(self) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -17,29 +16,9 @@ from autowarmup.training.data import Data
 from autowarmup.training.distributed import Group
 from autowarmup.training.losses import Loss, inferred_loss, own_loss
 from autowarmup.training.rng import seed_everything
-from autowarmup.values import Frozen
+from autowarmup.training.settings import TrainSettings
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-
-class TrainSettings(Frozen):
-    """How to train, apart from the schedule.
-
-    Args:
-        batch_size: for Datasets, tensors and arrays; loaders have their own.
-        accumulate: batches whose gradients make one optimizer step. Steps always mean optimizer steps.
-        clip_norm: largest gradient norm; larger gradients are scaled down to it.
-        precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"fp16"`` (autocast with a gradient scaler).
-        device: ``"cuda"``, ``"cuda:1"``, ``"mps"``, ``"cpu"``; left out, the best there is.
-        compile: whether to run the model through ``torch.compile``.
-    """
-
-    batch_size: int = Field(default=32, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    clip_norm: float | None = Field(default=None, gt=0.0)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    device: str | None = None
-    compile: bool = False
 
 
 class Recipe:

@@ -15,8 +15,9 @@ from autowarmup.schedule import Schedule
 from autowarmup.training.batch import Batch, shapes, target_of, to_device
 from autowarmup.training.distributed import Group
 from autowarmup.training.losses import Loss, has_trivial_loss, own_loss, trivial_loss
-from autowarmup.training.recipe import OptimizerFactory, Recipe, TrainSettings
+from autowarmup.training.recipe import OptimizerFactory, Recipe
 from autowarmup.training.rng import borrowed
+from autowarmup.training.settings import TrainSettings
 from autowarmup.training.trial import ModelTrial
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.seeds import derive_seed
-from autowarmup.training.recipe import TrainSettings
+from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
 from examples import char_gpt, digits
 
