@@ -24,8 +24,8 @@ class RaySettings(Frozen):
             to; if there is none, Ray is started on this machine for the study.
         workers: trials at the same time, 1 to 10,000. An autoscaling cluster grows for them. Left out: as many as
             fit into the cluster at its current size, and more when nodes join.
-        processes: those that train one trial together, 1 to 10,000, with PyTorch's DistributedDataParallel: each takes a
-            part of every batch. ``cpus``, ``gpus`` and ``resources`` are those of one process.
+        processes: those that train one trial together, 1 to 10,000, with PyTorch's DistributedDataParallel: each takes
+            a part of every batch. ``cpus``, ``gpus`` and ``resources`` are those of one process.
         cpus: CPU cores, >= 0. Ray sets the number of training threads to it.
         gpus: GPUs, >= 0; a fraction below 1 shares a GPU. Left out: 1 where the task trains on CUDA, else 0. With 0,
             no GPU is visible.

@@ -102,17 +102,15 @@ class StudyStore:
     def __init__(self, folder: Path, *, write: bool = False) -> None:
         self.folder = folder
         self.path = folder / "study.db"
-        if not write and not self.path.exists():
-            raise StudyError(f"{folder} holds no study (no {self.path.name} in it)")
         try:
+            if not write and not self.path.exists():
+                raise StudyError(f"{folder} holds no study (no {self.path.name} in it)")
             if write:
                 folder.mkdir(parents=True, exist_ok=True)
             uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
             self._db = sqlite3.connect(uri, uri=True, timeout=30.0, isolation_level=None)
-            if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                self._check_format()
+            self._check_format()
             if write:
-                self._check_tables()
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(SCHEMA)
@@ -120,21 +118,20 @@ class StudyStore:
             raise StudyError(f"can't {'write' if write else 'read'} the study folder {folder}: {error}") from error
 
     def _check_format(self) -> None:
+        """Refuses a database of another program or version, before anything is written into it."""
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found != FORMAT:
+        if tables - TABLES:
+            self._db.close()
+            raise StudyError(
+                f"{self.path} is not a study: a database with the tables {', '.join(sorted(tables)[:5])}. "
+                f"Choose another folder"
+            )
+        if tables and found != FORMAT:
             self._db.close()
             raise StudyError(
                 f"the study in {self.folder} was written by another version of autowarmup (format {found}, this one "
                 f"reads {FORMAT}): use that version for it, or start a new study in another folder"
-            )
-
-    def _check_tables(self) -> None:
-        """Refuses a database of another program, before anything is written into it."""
-        found = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if found - TABLES:
-            raise StudyError(
-                f"{self.path} is not a study: a database with the tables {', '.join(sorted(found)[:5])}. "
-                f"Choose another folder"
             )
 
     def close(self) -> None:
