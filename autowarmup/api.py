@@ -17,6 +17,7 @@ from autowarmup.search.config import TuneConfig
 from autowarmup.values import checked
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from autowarmup.engines.base import Engine
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from autowarmup.training.base import Task
     from autowarmup.training.loop import LoopRun
     from autowarmup.training.losses import Loss
-    from autowarmup.training.recipe import OptimizerFactory
+    from autowarmup.training.optimizers import OptimizerFactory
 
 
 def autotune(
@@ -42,13 +43,14 @@ def autotune(
     accumulate: int = 1,
     clip_norm: float | None = None,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-    device: str | None = None,
+    device: str | torch.device | None = None,
     compile: bool = False,
     space: SearchSpace | str | Path = "default",
     budget: int | None = None,
     seed: int = 0,
     current_peak: float | None = None,
     beta2: float | None = None,
+    steps_per_epoch: int | None = None,
     confirm_seeds: int = 3,
     cohort: int = 1,
     detectors: Detectors | None = None,
@@ -70,13 +72,14 @@ def autotune(
             the result says with which uncertainty.
         train_fn: a training loop of your own, in place of ``model_fn`` and ``data``; see :class:`autowarmup.LoopRun`.
         loss: ``loss(output, target)``; inferred in the usual cases.
-        optimizer: ``optimizer(params)`` builds it, with the learning rate you use today; AdamW if left out.
+        optimizer: ``optimizer(params)`` builds it, with the learning rate you use today; AdamW if left out. Or
+            ``optimizer(model)`` or ``optimizer(named_parameters)``, by the name of its argument; may return a list.
         metrics: further validation metrics, ``metric(output, target)``, by name.
         batch_size: for Datasets, tensors and arrays.
         accumulate: batches per optimizer step.
         clip_norm: largest gradient norm.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        device: left out, the best there is.
+        device: a name or a ``torch.device``; left out, the best there is.
         compile: whether to run the model through ``torch.compile``.
         space: which schedules may be proposed: a preset's name, a YAML file or a :class:`autowarmup.SearchSpace`.
         budget: optimizer steps that the whole study may spend; left out, twelve whole runs with three
@@ -84,6 +87,8 @@ def autotune(
         seed: fixes the study: the same seed gives the same result.
         current_peak: the learning rate you use today; left out, the optimizer's (1e-3 for a ``train_fn``).
         beta2: Adam's second-moment decay, for the untuned rule; left out, the optimizer's.
+        steps_per_epoch: optimizer steps of one pass over the data, for durations in epochs; left out, what ``data``
+            says. A ``train_fn`` needs it for them.
         confirm_seeds: fresh paired seeds on which the winner meets the baselines.
         cohort: trials that are trained at the same time; on one machine 1 is best.
         detectors: settings of the instability detectors.
@@ -116,14 +121,16 @@ def autotune(
         ('tuned', True)
     """
     task = _task(
-        model_fn, data, train_fn, loss, optimizer, metrics, current_peak=current_peak, beta2=beta2,
+        model_fn, data, train_fn, loss, optimizer, metrics,
+        current_peak=current_peak, beta2=beta2, steps_per_epoch=steps_per_epoch,
         batch_size=batch_size, accumulate=accumulate, clip_norm=clip_norm,
         precision=precision, device=device, compile=compile,
     )  # fmt: skip
     if "%" in str(total_steps):
         raise InputError(f"total_steps={total_steps!r}: a share of what? Give steps, or epochs such as '5 epochs'")
-    wanted = duration_steps(total_steps, 0, task.steps_per_epoch)
-    trained = wanted if tune_steps is None else duration_steps(tune_steps, wanted, task.steps_per_epoch)
+    epoch = task.steps_per_epoch or steps_per_epoch
+    wanted = duration_steps(total_steps, 0, epoch)
+    trained = wanted if tune_steps is None else duration_steps(tune_steps, wanted, epoch)
     config = checked(
         TuneConfig,
         total_steps=wanted,
@@ -135,12 +142,14 @@ def autotune(
         beta2=task.beta2 if beta2 is None else beta2,
         confirm_seeds=confirm_seeds,
         cohort=cohort,
-        steps_per_epoch=task.steps_per_epoch,
+        steps_per_epoch=epoch,
         trivial_loss=task.trivial_loss,
         detectors=detectors or Detectors(),
         task=task.describe(),
     )
     folder = Path(study) if study is not None else _default_folder(config)
+    if engine == "local" and not (folder / "study.db").exists():
+        task.check(config.baselines[0], seed)
 
     from autowarmup.report import write_report
     from autowarmup.study.driver import conduct, opened_study
@@ -163,7 +172,7 @@ def autotune(
 
 def _task(
     model_fn: Any, data: Any, train_fn: Any, loss: Any, optimizer: Any, metrics: Any,
-    *, current_peak: float | None, beta2: float | None, **settings: Any,
+    *, current_peak: float | None, beta2: float | None, steps_per_epoch: int | None, **settings: Any,
 ) -> Task:  # fmt: skip
     if (model_fn is None) == (train_fn is None):
         raise InputError("pass either model_fn and data, or train_fn")
@@ -172,15 +181,25 @@ def _task(
 
         defaults = {"batch_size": 32, "accumulate": 1, "precision": "fp32", "compile": False}
         given = {"data": data, "loss": loss, "optimizer": optimizer, "metrics": metrics} | settings
-        odd = [name for name, value in given.items() if value != defaults.get(name)]
+        odd = [name for name, value in given.items() if not _is_default(value, defaults.get(name))]
         if odd:
             raise InputError(f"{', '.join(odd)} can't be given with train_fn: train_fn does that itself")
-        return LoopTask(train_fn, current_peak=current_peak or 1e-3, beta2=beta2 or 0.999)
+        return LoopTask(
+            train_fn, current_peak=current_peak or 1e-3, beta2=beta2 or 0.999, steps_per_epoch=steps_per_epoch
+        )
     from autowarmup.training.recipe import TrainSettings
     from autowarmup.training.task import ModelTask
 
     training = checked(TrainSettings, **settings)
-    return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=training)
+    task = ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=training)
+    if steps_per_epoch is not None and task.steps_per_epoch not in (None, steps_per_epoch):
+        raise InputError(f"steps_per_epoch={steps_per_epoch}: the data makes {task.steps_per_epoch}; leave it out")
+    return task
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether an argument was left out; arrays can't be compared with ``==``."""
+    return value is default or (isinstance(value, str | int) and value == default)
 
 
 def _engine(chosen: Literal["local", "ray"] | RaySettings, task: Task, folder: Path) -> Engine:

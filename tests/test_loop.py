@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from autowarmup import LoopRun, TuneResult, autotune
-from autowarmup.errors import TaskFailedError
+from autowarmup.errors import InputError, TaskFailedError
+from autowarmup.training.loop import LoopTask
 from tests.tasks import digits
 
 (X, Y), (X_VAL, Y_VAL) = [tuple(map(torch.from_numpy, part)) for part in digits()]
@@ -61,7 +62,7 @@ def test_no_loop_is_left_behind(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_interrupted_it_catches_up_and_finds_the_same(tmp_path: Path) -> None:
+def test_interrupted_it_catches_up_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = tuned(train, tmp_path / "whole")
     steps = {"left": 300}
 
@@ -77,7 +78,8 @@ def test_interrupted_it_catches_up_and_finds_the_same(tmp_path: Path) -> None:
         run.report = counted  # type: ignore[method-assign]
         train(run)
 
-    interrupting.__qualname__ = train.__qualname__
+    description = LoopTask(train, current_peak=1e-3).describe()
+    monkeypatch.setattr(LoopTask, "describe", lambda self: description)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         tuned(interrupting, tmp_path / "killed")
@@ -93,12 +95,12 @@ def test_a_loop_that_ignores_the_stop_is_ended(tmp_path: Path) -> None:
     def stubborn(run: LoopRun) -> None:
         try:
             for step in range(10 * run.total_steps):
-                run.report(1.0 / (step + 1))
+                run.report(1.0 / (step + 1), lr=run.schedule.lr_at(step))
         finally:
             endings.append(run.seed)
 
     result = tuned(stubborn, tmp_path, total_steps=20)
-    assert len(endings) == len(result.records)
+    assert len(endings) == len(result.records) + 3  # the check before the study
 
 
 def test_a_loop_that_diverges_is_told_to_stop(tmp_path: Path) -> None:
@@ -106,23 +108,23 @@ def test_a_loop_that_diverges_is_told_to_stop(tmp_path: Path) -> None:
 
     def diverging(run: LoopRun) -> None:
         for step in range(run.total_steps):
-            if run.report(float("nan") if step == 7 else 1.0 / (step + 1)):
+            if run.report(float("nan") if step == 7 else 1.0 / (step + 1), lr=run.schedule.lr_at(step)):
                 break
         lengths.append(step)
 
     result = tuned(diverging, tmp_path, total_steps=20)
     assert result.verdict.kind == "nothing stable"
-    assert max(lengths) == 7  # the ramp's first rung ends earlier
+    assert max(lengths) == 8  # one step ahead of its trial
 
 
 def test_a_loop_that_ends_early_fails_with_a_clear_message(tmp_path: Path) -> None:
     with pytest.raises(TaskFailedError, match="ended after 3 steps.*must report"):
-        tuned(lambda run: [run.report(1.0) for _ in range(3)], tmp_path)
+        tuned(lambda run: [run.report(1.0, lr=run.schedule.lr_at(step)) for step in range(3)], tmp_path)
 
 
 def test_a_loop_that_raises_fails_with_its_traceback(tmp_path: Path) -> None:
     def broken(run: LoopRun) -> None:
-        run.report(1.0)
+        run.report(1.0, lr=run.schedule.lr_at(0))
         raise OSError("the disk with the data is gone")
 
     with pytest.raises(TaskFailedError, match="(?s)in broken.*the disk with the data is gone"):
@@ -130,8 +132,8 @@ def test_a_loop_that_raises_fails_with_its_traceback(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TaskFailedError, match=r"report\(loss='low'\): not a number"):
-        tuned(lambda run: run.report("low"), tmp_path)
+    with pytest.raises(InputError, match=r"report\(loss='low'\): not a number"):
+        tuned(lambda run: run.report("low", lr=run.schedule.lr_at(0)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_reports_that_make_no_sense_are_named(report: dict[str, float], message: str, tmp_path: Path) -> None:
-    with pytest.raises(TaskFailedError, match=message):
+    with pytest.raises(InputError, match=message):
         tuned(lambda run: run.report(1.0, **report), tmp_path)
 
 
@@ -165,7 +167,7 @@ def test_a_baseline_has_the_benefit_of_the_doubt(tmp_path: Path) -> None:
     def climbing(run: LoopRun) -> None:
         for step in range(run.total_steps):
             loss = 3.0 - 0.05 * step if step < 30 else 10.0 + step
-            if run.report(loss + 0.01 * (step % 2)):
+            if run.report(loss + 0.01 * (step % 2), lr=run.schedule.lr_at(step)):
                 break
 
     result = tuned(climbing, tmp_path, total_steps=100)

@@ -114,7 +114,7 @@ def lr_ratios(lrs: Sequence[float], base_lr: float | None = None) -> list[float]
     return [lr / highest for lr in lrs]
 
 
-def set_lr(group: dict[str, Any], lr: float) -> None:
+def set_lr(group: dict[str, Any], lr: float | Tensor) -> None:
     """Sets a parameter group's learning rate; a tensor is filled in place, because captured graphs read it."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(lr)

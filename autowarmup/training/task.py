@@ -160,7 +160,7 @@ class ModelTask:
             trial.evaluate(iter([held_out]))
 
     def join(self, group: Group) -> None:
-        """This process is one of several that train the model together.
+        """Tells the task that this process is one of several that train the model together.
 
         Raises:
             InputError: the batches can't be divided among them.
@@ -172,6 +172,9 @@ class ModelTask:
     def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> ModelTrial:
         """A trial at its start, or where ``state`` left it."""
         return ModelTrial(self.recipe, schedule, seed, eval_every, state)
+
+    def check(self, schedule: Schedule, seed: int) -> None:
+        """Nothing to do: all was checked on construction."""
 
     def describe(self) -> dict[str, Any]:
         """What is trained, as plain values: names, settings, and digests of code and data. A study of another

@@ -94,6 +94,7 @@ class ModelTrial:
     def train(self, batches: list[Batch]) -> Trace:
         """One optimizer step for every ``accumulate`` batches, without waiting for the device before the end."""
         accumulate = self.recipe.settings.accumulate
+        self._model.train()
         start = self.step
         lrs: list[float] = []
         losses: list[Tensor] = []
