@@ -112,7 +112,7 @@ def test_data_that_ignore_the_seed_are_known_by_their_shapes() -> None:
     class Unseeded(Items):
         def __getitem__(self, index: int) -> Any:
             x, y = super().__getitem__(index)
-            return x + np.random.default_rng().standard_normal(64).astype(np.float32), y
+            return x + float(np.random.default_rng().standard_normal()), y
 
     assert described(data=(Unseeded(), VALIDATION)) == described(data=(Unseeded(), VALIDATION))
 

@@ -97,12 +97,12 @@ class ModelTask:
             raise InputError("model_fn returned the same parameters twice: it must build a fresh model at every call")
 
     def _loss_of(self, model: nn.Module, batch: Batch, name: str, maybe_examples: bool = False) -> tuple[Tensor, Any]:
+        hint = ". Iterables must give batches: wrap examples in a DataLoader" if maybe_examples else ""
         try:
             loss, output = self.recipe.forward(model, to_device(batch, self.recipe.device))
-        except AutowarmupError:
-            raise
+        except AutowarmupError as error:
+            raise InputError(f"{error}{hint}") from error
         except Exception as error:
-            hint = ". Iterables must give batches: wrap examples in a DataLoader" if maybe_examples else ""
             raise InputError(f"{name} ({shapes(batch)}) can't be used: {error}{hint}") from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
