@@ -478,12 +478,13 @@ class Classified(Dataset[dict[str, Any]]):
 
     def __init__(self, key: str = "label") -> None:
         self.key = key
+        self.x, self.y = digits()[0]
 
     def __len__(self) -> int:
         return 128
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"x": torch.from_numpy(digits()[0][0][index]), self.key: int(digits()[0][1][index])}
+        return {"x": torch.from_numpy(self.x[index]), self.key: int(self.y[index])}
 
 
 class TakesX(nn.Linear):
