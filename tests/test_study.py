@@ -326,6 +326,30 @@ def test_one_failing_trial_does_not_stop_the_others(tmp_path: Path) -> None:
     assert result.verdict.kind in {"tuned", "tie", "leaning"}
 
 
+def test_a_failed_study_may_go_on_with_other_code_and_a_sound_one_may_not(tmp_path: Path) -> None:
+    def failing_loop(run: Any) -> None:
+        raise RuntimeError("no luck")
+
+    def mended_loop(run: Any) -> None:
+        for step in range(run.total_steps):
+            if run.report(1.0 / (step + 1 + run.schedule.lr_at(step)), val_loss=1.0 + run.seed % 3):
+                break
+
+    def edited_loop(run: Any) -> None:
+        for step in range(run.total_steps):
+            if run.report(2.0 / (step + 1 + run.schedule.lr_at(step)), val_loss=1.0 + run.seed % 3):
+                break
+
+    for loop in (failing_loop, mended_loop, edited_loop):
+        loop.__qualname__ = loop.__name__ = "train"
+    common: dict[str, Any] = {"total_steps": 20, "study": tmp_path, "mlflow": False}
+    with pytest.raises(TaskFailedError, match="no luck"):
+        autotune(train_fn=failing_loop, **common)
+    autotune(train_fn=mended_loop, **common)
+    with pytest.raises(StudyMismatchError, match="task.code: there"):
+        autotune(train_fn=edited_loop, **common)
+
+
 def test_a_study_of_another_format_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "study.db")) as db:
         db.execute("CREATE TABLE reports (number INTEGER)")
