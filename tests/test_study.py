@@ -385,7 +385,7 @@ def test_a_horizon_in_epochs(tmp_path: Path) -> None:
 def test_other_data_of_the_same_shapes_is_another_study(tmp_path: Path) -> None:
     autotune(**settings(study=tmp_path))
     (x, y), (x_val, y_val) = settings()["data"]
-    with pytest.raises(StudyMismatchError, match="task.validation_data: there"):
+    with pytest.raises(StudyMismatchError, match="task.data: there"):
         autotune(**settings(study=tmp_path, data=((x * 3, y), (x_val * 3, y_val))))
 
 
