@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from autowarmup.training.base import Task
     from autowarmup.training.loop import LoopRun
     from autowarmup.training.losses import Loss
-    from autowarmup.training.recipe import OptimizerFactory
+    from autowarmup.training.optimizers import OptimizerFactory
 
 DEFAULTS = TrainSettings()
 
@@ -54,6 +54,7 @@ def autotune(
     seed: int = 0,
     current_peak: float | None = None,
     beta2: float | None = None,
+    steps_per_epoch: int | None = None,
     confirm_seeds: int = 3,
     cohort: int = 1,
     detectors: Detectors | None = None,
@@ -75,7 +76,8 @@ def autotune(
             schedule is then extrapolated, and the result says with which uncertainty.
         train_fn: a training loop of your own, in place of ``model_fn`` and ``data``; see :class:`autowarmup.LoopRun`.
         loss: ``loss(output, target)``; inferred in the usual cases.
-        optimizer: ``optimizer(params)`` builds it, with the learning rate you use today; AdamW if left out.
+        optimizer: ``optimizer(params)`` builds it, with the learning rate you use today; AdamW if left out. Or
+            ``optimizer(model)`` or ``optimizer(named_parameters)``, by the name of its argument; may return a list.
         metrics: further validation metrics, ``metric(output, target)``, by name.
         batch_size: for Datasets, tensors and arrays.
         accumulate: batches per optimizer step, 1 to 10,000.
@@ -91,6 +93,8 @@ def autotune(
         current_peak: the learning rate you use today, 1e-12 to 1e6; left out, the optimizer's (1e-3 for a
             ``train_fn``).
         beta2: Adam's second-moment decay, for the untuned rule, 0 to below 1; left out, the optimizer's.
+        steps_per_epoch: optimizer steps of one pass over the data, 1 to 10**9, for durations in epochs; left out, what
+            ``data`` says. A ``train_fn`` needs it for them.
         confirm_seeds: 2 to 100 fresh paired seeds on which the winner meets the baselines.
         cohort: trials that are trained at the same time, 1 to 1,000; on one machine 1 is best.
         detectors: settings of the instability detectors.
@@ -126,12 +130,14 @@ def autotune(
     given = Arguments(
         total_steps=total_steps, tune_steps=tune_steps, batch_size=batch_size, accumulate=accumulate,
         clip_norm=clip_norm, precision=precision, device=device, compile=compile, space=loaded_space(space),
-        budget=budget, seed=seed, current_peak=current_peak, beta2=beta2, confirm_seeds=confirm_seeds, cohort=cohort,
-        detectors=detectors, study=study, mlflow=mlflow, progress=progress, engine=engine,
+        budget=budget, seed=seed, current_peak=current_peak, beta2=beta2, steps_per_epoch=steps_per_epoch,
+        confirm_seeds=confirm_seeds, cohort=cohort, detectors=detectors, study=study, mlflow=mlflow, progress=progress, engine=engine,
     )  # fmt: skip
     task = _task(given, model_fn, data, train_fn, loss, optimizer, metrics)
     config = _config(given, task)
     folder = given.study or _default_folder(config)
+    if given.engine == "local" and not (folder / "study.db").exists():
+        task.check(config.baselines[0], given.seed)
 
     from autowarmup.report import write_report
     from autowarmup.study.driver import conduct, opened_study
@@ -167,16 +173,23 @@ def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, 
             train_fn,
             current_peak=1e-3 if given.current_peak is None else given.current_peak,
             beta2=0.999 if given.beta2 is None else given.beta2,
+            steps_per_epoch=given.steps_per_epoch,
         )
     from autowarmup.training.task import ModelTask
 
-    return ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=given.training)
+    task = ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=given.training)
+    if given.steps_per_epoch is not None and task.steps_per_epoch not in (None, given.steps_per_epoch):
+        raise InputError(
+            f"steps_per_epoch={given.steps_per_epoch}: the data makes {task.steps_per_epoch} optimizer steps; leave it out"
+        )
+    return task
 
 
 def _config(given: Arguments, task: Task) -> TuneConfig:
     """The study's configuration: what was given, and for the rest what the task says."""
-    total = duration_steps(given.total_steps, 0, task.steps_per_epoch)
-    tuned = None if given.tune_steps is None else duration_steps(given.tune_steps, total, task.steps_per_epoch)
+    epoch = task.steps_per_epoch or given.steps_per_epoch
+    total = duration_steps(given.total_steps, 0, epoch)
+    tuned = None if given.tune_steps is None else duration_steps(given.tune_steps, total, epoch)
     budget = TuneConfig.default_budget(tuned or total, given.confirm_seeds) if given.budget is None else given.budget
     return TuneConfig(
         total_steps=total,
@@ -188,7 +201,7 @@ def _config(given: Arguments, task: Task) -> TuneConfig:
         beta2=task.beta2 if given.beta2 is None else given.beta2,
         confirm_seeds=given.confirm_seeds,
         cohort=given.cohort,
-        steps_per_epoch=task.steps_per_epoch,
+        steps_per_epoch=epoch,
         trivial_loss=task.trivial_loss,
         detectors=given.detectors or Detectors(),
         task=task.describe(),

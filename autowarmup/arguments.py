@@ -23,7 +23,7 @@ from autowarmup.study.folder import check_folder
 from autowarmup.study.progress import Progress
 from autowarmup.tracking import check_uri
 from autowarmup.training.settings import TrainSettings
-from autowarmup.values import short
+from autowarmup.values import Whole, short
 
 
 def _length(value: Any) -> Any:
@@ -109,6 +109,7 @@ class Arguments(TrainSettings):
     seed: Seed = 0
     current_peak: Rate | None = None
     beta2: Beta2 | None = None
+    steps_per_epoch: Annotated[Whole, Field(ge=1, le=MAX_STEPS)] | None = None
     confirm_seeds: ConfirmSeeds = 3
     cohort: Cohort = 1
     detectors: InstanceOf[Detectors] | None = None

@@ -33,6 +33,50 @@ class Flow(IterableDataset[int]):
         yield 1
 
 
+class Forever(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield X[0], Y[0]
+
+
+class Ragged(Dataset[Any]):
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.zeros(64 + index % 2), 1
+
+
+class Named(Dataset[Any]):
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"input": X[index], "y": Y[index]}
+
+
+class Apart(nn.Linear):
+    """Gradients of its output can't be computed."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = super().forward(x)
+        out.register_hook(lambda gradient: gradient.no_such())
+        return out
+
+
+def batches(*second: Any) -> Any:
+    """Validation batches of 32, of which the second is another."""
+    return [(torch.from_numpy(X[:32]), torch.from_numpy(Y[:32])), *second]
+
+
+def matrices(params: Any) -> torch.optim.Optimizer:
+    return torch.optim.Muon([parameter for parameter in params if parameter.dim() == 2], lr=0.02)
+
+
+def raising(*_: Any) -> Any:
+    raise ZeroDivisionError("a mistake of the user's")
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no data": ({"data": None}, r"data must be \(train, validation\).*got NoneType"),
     "no validation data": ({"data": (X, Y)}, r"no validation data.*\(600, 64\) and \(600,\)"),
@@ -51,7 +95,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "more classes than outputs": ({"data": ((X, Y + 5), VALIDATION)}, "can't be used: .*out of bounds"),
     "targets of a kind no loss is known for": ({"data": ((X, np.stack([Y, Y], 1)), VALIDATION)}, "shapes don't match"),
-    "NaN in the data": ({"data": ((X * np.nan, Y), VALIDATION)}, "first training loss is nan, before any step"),
+    "NaN in the data": (
+        {"data": ((X * np.nan, Y), VALIDATION)},
+        "first training batch has a loss of nan, before any step",
+    ),
     "loss with a shape": (
         {"loss": lambda o, t: nn.functional.cross_entropy(o, t, reduction="none")},
         r"one number, got shape \(32,\)",
@@ -69,7 +116,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0)},
         r"no learning rate above 0.*\[0.0\]",
     ),
-    "not an optimizer": ({"optimizer": lambda p: None}, "must return a torch.optim.Optimizer, got NoneType"),
+    "not an optimizer": (
+        {"optimizer": lambda p: None},
+        "must return a torch.optim.Optimizer or a list of them, got NoneType",
+    ),
     "optimizer that wants a closure": ({"optimizer": torch.optim.LBFGS}, "first optimizer step can't be made.*closure"),
     "optimizer by name": ({"optimizer": "adam"}, "optimizer must be a function.*got str"),
     "an optimizer in place of a function": (
@@ -87,6 +137,59 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a dataset without length": ({"data": (Endless(), VALIDATION)}, "needs __len__"),
     "an iterable dataset": ({"data": (Flow(), VALIDATION)}, "wrap it in a DataLoader"),
+    "an endless validation set": (
+        {"data": ((X, Y), DataLoader(Forever(), 1))},
+        r"the validation data has no length, and one pass over it has not ended after 1,000 batches: it must end",
+    ),
+    "a batch that is None": ({"data": ((X, Y), batches(None))}, "batch 2 of the validation data is None"),
+    "an empty batch": ({"data": ((X, Y), batches((X[:0], Y[:0])))}, "batch 2 of the validation data has no examples"),
+    "NaN in a validation batch": (
+        {"data": ((X, Y), batches((X[:32] * np.nan, Y[:32])))},
+        "validation batch 2 has a loss of nan, before any step",
+    ),
+    "arrays of text": (
+        {"data": ((X, Y.astype(str)), VALIDATION)},
+        "the train data: an array of <U.* must hold numbers",
+    ),
+    "arrays of objects": ({"data": ((X, Y.astype(object)), VALIDATION)}, "an array of object can't be used"),
+    "a sparse tensor": (
+        {"data": ((torch.from_numpy(X).to_sparse(), Y), VALIDATION)},
+        "a sparse_coo tensor can't be used",
+    ),
+    "a meta tensor": ({"data": ((torch.empty(600, 64, device="meta"), Y), VALIDATION)}, "a meta tensor can't be used"),
+    "data by name": ({"data": ({"x": X, "y": Y}, VALIDATION)}, "the train data is a dict"),
+    "examples in place of batches": (
+        {"data": ([{"input": x, "labels": y} for x, y in zip(X, Y, strict=True)], VALIDATION)},
+        "Iterables must give batches: wrap examples in a DataLoader",
+    ),
+    "names that the model does not take": (
+        {"data": (Named(), Named()), "loss": nn.CrossEntropyLoss()},
+        "its forward takes input, and not y. Call the target 'labels'",
+    ),
+    "items of different shapes": (
+        {"data": (Ragged(), VALIDATION)},
+        "the train data can't be read: RuntimeError: stack",
+    ),
+    "data that raise": ({"data": raising}, "data.. raised ZeroDivisionError: a mistake of the user's"),
+    "a model that raises": ({"model_fn": raising}, "model_fn raised ZeroDivisionError: a mistake of the user's"),
+    "an optimizer that raises": ({"optimizer": raising}, "optimizer raised ZeroDivisionError: a mistake of the user's"),
+    "Muon on all parameters": ({"optimizer": torch.optim.Muon}, "optimizer raised ValueError: Muon only supports 2D"),
+    "Muon on matrices only": ({"optimizer": matrices}, "doesn't train all.*: bias would stay as initialised.*several"),
+    "two optimizers for one parameter": (
+        {"optimizer": lambda model: [torch.optim.SGD(model.parameters(), lr=lr) for lr in (0.1, 0.2)]},
+        "bias, weight: in two optimizers",
+    ),
+    "no optimizers": ({"optimizer": lambda params: []}, "optimizer returned an empty list"),
+    "a detached loss": (
+        {"loss": lambda o, t: nn.functional.cross_entropy(o.detach(), t)},
+        "the loss has no gradient: it is computed from detached tensors",
+    ),
+    "an integer loss": ({"loss": lambda o, t: (o.argmax(1) != t).sum()}, "must be a real floating-point number.*int64"),
+    "a complex loss": ({"loss": lambda o, t: o.sum() * 1j}, "must be a real floating-point number.*complex64"),
+    "a backward that raises": ({"model_fn": lambda: Apart(64, 10)}, "gradients of the first training batch can't be"),
+    "a million batches a step": ({"accumulate": 10**6}, "accumulate.*less than or equal to 10000, got 1000000"),
+    "ten billion examples a batch": ({"batch_size": 10**10}, "batch_size.*less than or equal to 1000000000"),
+    "other epochs than the data's": ({"steps_per_epoch": 7}, "steps_per_epoch=7: the data makes 19"),
     "horizon as a share of nothing": (
         {"total_steps": "10%"},
         "total_steps: must be steps, or epochs such as '5 epochs', not a share, got '10%'",
@@ -110,7 +213,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
-def test_is_refused_before_the_first_trial(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_is_refused_before_the_first_trial(
+    changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autowarmup.training.task.MAX_BATCHES", 1_000)
     study = tmp_path / "study"
     with pytest.raises(InputError, match=f"(?s){message}"):
         autotune(**settings(model_fn=linear, batch_size=32, study=study) | changes)
@@ -138,7 +244,8 @@ def test_train_fn_must_take_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"optimizer": torch.optim.SGD}, {"data": (1, 2)}, {"precision": "bf16"}, {"clip_norm": 1.0}]
+    "option",
+    [{"optimizer": torch.optim.SGD}, {"data": (1, 2)}, {"data": X}, {"precision": "bf16"}, {"clip_norm": 1.0}],
 )
 def test_what_a_loop_decides_itself_is_refused(option: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{next(iter(option))}.*train_fn does that itself"):

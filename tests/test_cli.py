@@ -52,7 +52,7 @@ def task():
 
 def breaks(run):
     for step in range(run.total_steps):
-        if run.report(1.0 if step < 6 else float("nan")):
+        if run.report(1.0 if step < 6 else float("nan"), lr=run.schedule.lr_at(step)):
             return
 
 def unstable():

@@ -84,7 +84,7 @@ HEAVY = {"torch", "ray", "mlflow", "matplotlib", "optuna"}
 HOMES = {
     "torch": {"schedule/torch_scheduler.py"}
     | {f"training/{name}.py" for name in ("rng", "batch", "data", "losses", "average", "distributed")}
-    | {f"training/{name}.py" for name in ("recipe", "trial", "task")},
+    | {f"training/{name}.py" for name in ("identity", "optimizers", "recipe", "trial", "task")},
     "mlflow": {"tracking/mlflow.py"},
     "matplotlib": {f"report/{name}.py" for name in ("figures", "style", "lines", "ground")}
     | {f"report/{name}.py" for name in ("schedules", "loss_curves", "stability_map", "duration")},

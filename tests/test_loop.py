@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from autowarmup import LoopRun, TuneResult, autotune
-from autowarmup.errors import TaskFailedError
+from autowarmup import LoopRun, Schedule, TuneResult, autotune
+from autowarmup.errors import InputError, TaskFailedError
+from autowarmup.training.loop import LoopTask
+from autowarmup.training.trace import Trace, final_loss, final_loss_name
 from tests.tasks import digits
 
 (X, Y), (X_VAL, Y_VAL) = [tuple(map(torch.from_numpy, part)) for part in digits()]
@@ -61,7 +67,7 @@ def test_no_loop_is_left_behind(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_interrupted_it_catches_up_and_finds_the_same(tmp_path: Path) -> None:
+def test_interrupted_it_catches_up_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = tuned(train, tmp_path / "whole")
     steps = {"left": 300}
 
@@ -77,7 +83,8 @@ def test_interrupted_it_catches_up_and_finds_the_same(tmp_path: Path) -> None:
         run.report = counted  # type: ignore[method-assign]
         train(run)
 
-    interrupting.__qualname__ = train.__qualname__
+    description = LoopTask(train, current_peak=1e-3).describe()
+    monkeypatch.setattr(LoopTask, "describe", lambda self: description)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         tuned(interrupting, tmp_path / "killed")
@@ -93,12 +100,12 @@ def test_a_loop_that_ignores_the_stop_is_ended(tmp_path: Path) -> None:
     def stubborn(run: LoopRun) -> None:
         try:
             for step in range(10 * run.total_steps):
-                run.report(1.0 / (step + 1))
+                run.report(1.0 / (step + 1), lr=run.schedule.lr_at(step))
         finally:
             endings.append(run.seed)
 
     result = tuned(stubborn, tmp_path, total_steps=20)
-    assert len(endings) == len(result.records)
+    assert len(endings) == len(result.records) + 3  # the check before the study
 
 
 def test_a_loop_that_diverges_is_told_to_stop(tmp_path: Path) -> None:
@@ -106,23 +113,23 @@ def test_a_loop_that_diverges_is_told_to_stop(tmp_path: Path) -> None:
 
     def diverging(run: LoopRun) -> None:
         for step in range(run.total_steps):
-            if run.report(float("nan") if step == 7 else 1.0 / (step + 1)):
+            if run.report(float("nan") if step == 7 else 1.0 / (step + 1), lr=run.schedule.lr_at(step)):
                 break
         lengths.append(step)
 
     result = tuned(diverging, tmp_path, total_steps=20)
     assert result.verdict.kind == "nothing stable"
-    assert max(lengths) == 7  # the ramp's first rung ends earlier
+    assert max(lengths) == 8  # one step ahead of its trial
 
 
 def test_a_loop_that_ends_early_fails_with_a_clear_message(tmp_path: Path) -> None:
     with pytest.raises(TaskFailedError, match="ended after 3 steps.*must report"):
-        tuned(lambda run: [run.report(1.0) for _ in range(3)], tmp_path)
+        tuned(lambda run: [run.report(1.0, lr=run.schedule.lr_at(step)) for step in range(3)], tmp_path)
 
 
 def test_a_loop_that_raises_fails_with_its_traceback(tmp_path: Path) -> None:
     def broken(run: LoopRun) -> None:
-        run.report(1.0)
+        run.report(1.0, lr=run.schedule.lr_at(0))
         raise OSError("the disk with the data is gone")
 
     with pytest.raises(TaskFailedError, match="(?s)in broken.*the disk with the data is gone"):
@@ -130,8 +137,8 @@ def test_a_loop_that_raises_fails_with_its_traceback(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TaskFailedError, match=r"report\(loss='low'\): not a number"):
-        tuned(lambda run: run.report("low"), tmp_path)
+    with pytest.raises(InputError, match=r"report\(loss='low'\): not a number"):
+        tuned(lambda run: run.report("low", lr=run.schedule.lr_at(0)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,7 @@ def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_reports_that_make_no_sense_are_named(report: dict[str, float], message: str, tmp_path: Path) -> None:
-    with pytest.raises(TaskFailedError, match=message):
+    with pytest.raises(InputError, match=message):
         tuned(lambda run: run.report(1.0, **report), tmp_path)
 
 
@@ -165,7 +172,7 @@ def test_a_baseline_has_the_benefit_of_the_doubt(tmp_path: Path) -> None:
     def climbing(run: LoopRun) -> None:
         for step in range(run.total_steps):
             loss = 3.0 - 0.05 * step if step < 30 else 10.0 + step
-            if run.report(loss + 0.01 * (step % 2)):
+            if run.report(loss + 0.01 * (step % 2), lr=run.schedule.lr_at(step)):
                 break
 
     result = tuned(climbing, tmp_path, total_steps=100)
@@ -175,4 +182,284 @@ def test_a_baseline_has_the_benefit_of_the_doubt(tmp_path: Path) -> None:
     proposals = [record for record in result.records if record.role == "proposal"]
     assert {record.outcome for record in proposals} <= {"unstable", "pruned"}
     assert any(record.outcome == "unstable" for record in proposals)
-    assert result.verdict.kind == "tie"
+    assert result.verdict.kind in ("tie", "leaning")
+
+
+SCHEDULE = Schedule(peak=0.1, horizon=40, warmup_steps=8, shape="linear")
+
+
+def traced(train_fn: Any, horizon: int = 40) -> Trace:
+    """One trial to its horizon."""
+    trial = LoopTask(train_fn, current_peak=0.1).trial(SCHEDULE.model_copy(update={"horizon": horizon}), 0, 5, None)
+    try:
+        return Trace.join(list(trial.run(horizon)))
+    finally:
+        trial.close()
+
+
+def fit(
+    run: LoopRun,
+    *,
+    applies: bool = True,
+    every: int = 1,
+    scheduler_steps: int = 1,
+    lr: float | None = None,
+    validates: Any = lambda step: False,
+    after: Any = lambda run: None,
+) -> None:
+    """A straight line fitted by SGD, with what a loop can do wrong."""
+    torch.manual_seed(run.seed)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = run.schedule.scheduler(optimizer) if applies else None
+    for step in range(run.total_steps * every):
+        x = torch.randn(16, 4)
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for _ in range(scheduler_steps if scheduler is not None else 0):
+            scheduler.step()
+        if step % every == every - 1:
+            stop = run.report(loss.item(), lr=lr, val_loss=0.5 if validates(step + 1) else None)
+            if stop:
+                break
+    after(run)
+
+
+def with_(**changes: Any) -> Any:
+    return lambda run: fit(run, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"applies": False}, "train_fn doesn't use the schedule.*run.report\\(loss, lr=...\\)"),
+        (
+            {"scheduler_steps": 0},
+            r"step 2 was made with a learning rate of 0.01111, the schedule's is 0.02222.*0 times",
+        ),
+        ({"scheduler_steps": 2}, r"step 2 was made with .* step\\(\\) was called 4 times"),
+        ({"every": 2}, r"step 1 was made with a learning rate of 0.02222, the schedule's is 0.01111"),
+        ({"applies": False, "lr": 0.1}, r"step 1 is reported with a learning rate of 0.1, the schedule's is 0.01111"),
+    ],
+    ids=["schedule not applied", "scheduler never stepped", "stepped twice", "every second step", "lr of its own"],
+)
+def test_a_schedule_that_is_not_applied_is_noticed(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message.replace("\\\\", "\\")):
+        traced(with_(**changes))
+    if changes.get("applies") is False:
+        with pytest.raises(InputError):
+            tuned(with_(**changes), tmp_path / "study")
+        assert not (tmp_path / "study").exists()
+
+
+def test_every_second_step_by_hand_is_noticed() -> None:
+    def train(run: LoopRun) -> None:
+        for step in range(2 * run.total_steps):
+            run.schedule.lr_at(step)
+            if step % 2 and run.report(1.0):
+                break
+
+    with pytest.raises(InputError, match="lr_at was last asked for step 5, and the loop reports step 2"):
+        traced(train)
+
+
+def test_batches_reported_as_steps_are_noticed() -> None:
+    def train(run: LoopRun) -> None:
+        weight = nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        scheduler = run.schedule.scheduler(optimizer)
+        for batch in range(4 * run.total_steps):
+            weight.square().backward()
+            if batch % 4 == 3:
+                optimizer.step()
+                scheduler.step()
+            run.report(1.0)
+
+    with pytest.raises(InputError, match="reported 10 steps, and its optimizers made 2"):
+        traced(train)
+
+
+def test_steps_that_a_scaler_skips_are_no_mistake() -> None:
+    def train(run: LoopRun) -> None:
+        weight = nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        scheduler = run.schedule.scheduler(optimizer)
+        for step in range(run.total_steps):
+            if step >= 2:
+                weight.grad = torch.ones(1)
+                optimizer.step()
+                scheduler.step()
+            run.report(1.0)
+
+    assert traced(train).lr[2:10] == pytest.approx(SCHEDULE.curve()[:8])
+
+
+@pytest.mark.parametrize("base_lr", [None, 0.1])
+def test_two_optimizers_with_one_schedule(base_lr: float | None) -> None:
+    seen: list[float] = []
+
+    def train(run: LoopRun) -> None:
+        weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+        optimizers = [torch.optim.SGD([weight], lr=lr) for weight, lr in zip(weights, (0.1, 0.02), strict=True)]
+        schedulers = [run.schedule.scheduler(optimizer, base_lr=base_lr) for optimizer in optimizers]
+        for _ in range(run.total_steps):
+            seen.append(optimizers[1].param_groups[0]["lr"])
+            for optimizer, weight in zip(optimizers, weights, strict=True):
+                weight.grad = torch.ones(1)
+                optimizer.step()
+            for scheduler in schedulers:
+                scheduler.step()
+            run.report(1.0)
+
+    if base_lr is None:
+        with pytest.raises(
+            InputError, match="learning rates of 0.1 and 0.02 would both get the schedule's.*base_lr=0.1"
+        ):
+            traced(train)
+    else:
+        assert traced(train).lr == pytest.approx(SCHEDULE.curve())
+        assert seen == pytest.approx(0.2 * SCHEDULE.curve())
+
+
+def test_a_loop_that_is_not_seeded_is_refused(tmp_path: Path) -> None:
+    unseeded = np.random.default_rng()
+
+    def train(run: LoopRun) -> None:
+        for step in range(run.total_steps):
+            if run.report(1.0 + unseeded.random(), lr=run.schedule.lr_at(step)):
+                break
+
+    with pytest.raises(InputError, match="under the same seed and schedule.*torch.manual_seed"):
+        tuned(train, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_loop_that_ignores_the_seed_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    def train(run: LoopRun) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for step in range(run.total_steps):
+            if run.report(torch.rand((), generator=generator).item(), lr=run.schedule.lr_at(step)):
+                break
+
+    task = LoopTask(train, current_peak=0.1)
+    task.check(SCHEDULE, 0)
+    assert "seems to ignore run.seed" in task.warnings[0]
+    assert caplog.messages == list(task.warnings)
+    seeded = LoopTask(with_(), current_peak=0.1)
+    seeded.check(SCHEDULE, 0)
+    assert seeded.warnings == ()
+
+
+def test_validations_may_come_after_their_steps() -> None:
+    def train(run: LoopRun) -> None:
+        for step in range(run.total_steps):
+            run.report(1.0, lr=run.schedule.lr_at(step))
+            if step % 10 == 9:
+                run.report_validation(2.0 - step / 40, accuracy=0.5)
+
+    trial = LoopTask(train, current_peak=0.1).trial(SCHEDULE, 0, 5, None)
+    first, second = Trace.join(list(trial.run(20))), Trace.join(list(trial.run(40)))
+    assert [e.step for e in first.evaluations] == [10, 20]
+    assert [e.step for e in second.evaluations] == [30, 40]
+    assert second.evaluations[-1].metrics == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    "after",
+    [lambda run: run.report_validation(0.25), lambda run: run.report(1.0, val_loss=0.25)],
+    ids=["own", "report"],
+)
+def test_a_validation_after_the_loop_counts(after: Any) -> None:
+    trace = traced(with_(after=after))
+    assert [(e.step, e.val_loss) for e in trace.evaluations] == [(40, 0.25)]
+    assert (final_loss(trace), final_loss_name(trace)) == (0.25, "validation loss")
+
+
+def test_an_early_validation_is_not_the_final_one() -> None:
+    early, never = traced(with_(validates=lambda step: step == 10)), traced(with_())
+    assert final_loss(early) == pytest.approx(early.loss[-4:].mean())
+    assert final_loss_name(early) == "training loss (the last validation was at step 10 of 40)"
+    assert final_loss_name(never) == "training loss (no validation loss was reported)"
+
+
+def test_a_validation_before_any_step_is_refused() -> None:
+    with pytest.raises(InputError, match="call report\\(\\) before it"):
+        traced(lambda run: run.report_validation(1.0))
+
+
+def test_an_exception_after_the_last_step_fails() -> None:
+    def broken(run: LoopRun) -> None:
+        raise OSError("no space for the weights")
+
+    with pytest.raises(OSError, match="no space for the weights"):
+        traced(with_(after=broken))
+
+
+def test_an_exception_after_a_loss_that_is_not_finite_comes_after_that_loss() -> None:
+    def train(run: LoopRun) -> None:
+        run.report(float("nan"), lr=run.schedule.lr_at(0))
+        raise ValueError("NaN in the logits")
+
+    trial = LoopTask(train, current_peak=0.1).trial(SCHEDULE, 0, 5, None)
+    assert np.isnan(next(trial.run(40)).loss[0])
+    trial.close()
+
+
+def test_sys_exit_is_the_trial_s_failure(tmp_path: Path) -> None:
+    def leaving(run: LoopRun) -> None:
+        run.report(1.0, lr=run.schedule.lr_at(0))
+        sys.exit(3)
+
+    with pytest.raises(InputError, match=r"called sys.exit\(3\) after 1 steps"):
+        traced(leaving)
+    with pytest.raises(TaskFailedError, match=r"called sys.exit\(3\)"):
+        tuned(leaving, tmp_path)
+
+
+def test_an_interrupt_does_not_wait_for_a_loop_that_blocks() -> None:
+    blocked = threading.Event()
+
+    def blocking(run: LoopRun) -> None:
+        run.report(1.0, lr=run.schedule.lr_at(0))
+        blocked.wait()
+
+    def interrupt() -> None:
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trial = LoopTask(blocking, current_peak=0.1).trial(SCHEDULE, 0, 5, None)
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(trial.run(40))
+    sender.join()
+    trial.close()
+    assert trial._thread.is_alive()
+    blocked.set()
+    trial._thread.join()
+
+
+def test_epochs_of_a_loop_of_ones_own(tmp_path: Path) -> None:
+    result = tuned(train, tmp_path, total_steps="2 epochs", steps_per_epoch=10)
+    assert result.config.total_steps == 20
+    with pytest.raises(InputError, match="steps_per_epoch must be a whole number of at least 1, got 0"):
+        LoopTask(train, current_peak=0.1, steps_per_epoch=0)
+
+
+def test_the_run_s_schedule_is_a_schedule() -> None:
+    import copy
+    import pickle
+
+    seen: list[Schedule] = []
+    traced(lambda run: [seen.append(run.schedule), *(run.report(1.0, lr=lr) for lr in run.schedule.curve())])
+    (given,) = seen
+    assert given == SCHEDULE
+
+    assert hash(given) == hash(SCHEDULE)
+    for same in (pickle.loads(pickle.dumps(given)), copy.deepcopy(given), given.model_copy()):  # noqa: S301
+        assert type(same) is Schedule
+        assert same == SCHEDULE
+    assert given.model_copy(update={"peak": 1.0}).peak == 1.0
+    assert given.peak == given.lr_at(8) == 0.1

@@ -28,7 +28,7 @@ ENDING = ("cosine", "linear", "exponential", "wsd")
 DECAYS = (*ENDING, "inverse-sqrt", "constant")
 
 peaks = st.floats(1e-8, 1e3)
-factors = st.floats(0.0, 1.0)
+factors = st.just(0.0) | st.floats(1e-30, 1.0)  # times a peak, a normal number
 
 
 @st.composite

@@ -202,3 +202,22 @@ def test_the_first_rate_is_applied_by_the_first_step(start_factor: float | None)
     optimizer = SGD(parameters(), lr=0.1)
     first = 0.25 if start_factor is None else start_factor
     assert train(optimizer, schedule.scheduler(optimizer), 1) == [[first]]
+
+
+def test_the_state_of_another_scheduler_is_refused() -> None:
+    optimizer = SGD(parameters(), lr=0.1)
+    other = torch.optim.lr_scheduler.StepLR(optimizer, 3).state_dict()
+    with pytest.raises(InputError, match="not the state of a ScheduleLR, which has last_epoch and ratios; it has"):
+        SCHEDULE.scheduler(optimizer).load_state_dict(other)
+
+
+def test_several_optimizers_keep_their_ratio_to_the_highest() -> None:
+    muon, adam = SGD(parameters(), lr=0.02), Adam(parameters(), lr=0.005)
+    schedulers = [SCHEDULE.scheduler(optimizer, base_lr=0.02) for optimizer in (muon, adam)]
+    assert train(muon, schedulers[0], 3) == [[lr] for lr in CURVE[:3]]
+    assert train(adam, schedulers[1], 3) == [[pytest.approx(0.25 * lr)] for lr in CURVE[:3]]
+
+
+def test_a_base_below_the_optimizers_own_is_refused() -> None:
+    with pytest.raises(InputError, match=r"base_lr=0.01 must be at least the optimizer's highest learning rate, 0.1"):
+        SCHEDULE.scheduler(SGD(parameters(), lr=0.1), base_lr=0.01)

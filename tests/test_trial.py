@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from autowarmup import Schedule
+from autowarmup.errors import InputError
 from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
 from autowarmup.training.trace import Trace
@@ -92,7 +93,21 @@ class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return self.x[i] + 0.1 * torch.randn(64) + 0.1 * random.random() + 0.1 * np.random.rand(), self.y[i]
 
 
+class Stream(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Reads in order, through a buffer that shuffles with the global generator."""
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        buffer: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for item in zip(*map(torch.from_numpy, digits()[0]), strict=True):
+            buffer.append(item)
+            if len(buffer) == 100:
+                yield buffer.pop(random.randrange(100))
+        random.shuffle(buffer)
+        yield from buffer
+
+
 DATA = {
+    "a loader over an iterable dataset": lambda: (DataLoader(Stream(), 64), loaders()[1]),
     "arrays": digits,
     "dataset with augmentation": lambda: (Noisy(), digits()[1]),
     "loaders": loaders,
@@ -172,10 +187,10 @@ def test_parameter_groups_keep_their_ratio() -> None:
 
     trial = task(linear, optimizer=groups).trial(SCHEDULE, 0, 10, None)
     list(trial.run(10))
-    assert [group["lr"] for group in made[-1].param_groups] == pytest.approx([0.1 * trial_rate(9), trial_rate(9)])
+    assert [group["lr"] for group in made[-1].param_groups] == pytest.approx([0.1 * trial_lr(9), trial_lr(9)])
 
 
-def trial_rate(step: int) -> float:
+def trial_lr(step: int) -> float:
     return SCHEDULE.lr_at(step)
 
 
@@ -343,3 +358,154 @@ def test_the_trivial_loss_is_left_open_where_the_model_has_its_own() -> None:
     smoothed = nn.CrossEntropyLoss(label_smoothing=0.5)
     assert task(linear, data=(labels, labels), loss=smoothed).trivial_loss is None
     assert task(linear, data=(labels, labels), loss=nn.CrossEntropyLoss()).trivial_loss == pytest.approx(np.log(2))
+
+
+def test_workers_read_an_iterable_dataset() -> None:
+    made = task(data=(DataLoader(Stream(), 64, num_workers=2), DataLoader(Stream(), 64)))
+    assert made.steps_per_epoch is None
+    short = SCHEDULE.model_copy(update={"horizon": 22})
+    trace = trained(made, short)
+    assert np.isfinite(trace.loss).all()
+    assert same(trace, trained(made, short))
+
+
+def test_the_trivial_loss_of_soft_labels_is_the_entropy_of_their_mean() -> None:
+    x, labels = np.zeros((100, 64), np.float32), np.array([0, 1] * 40 + [2] * 20)
+    hard = np.eye(10, dtype=np.float32)[labels]
+    mixed = 0.7 * hard + 0.3 * hard[::-1]
+    entropy = -(2 * 0.4 * np.log(0.4) + 0.2 * np.log(0.2))
+    for loss in (nn.CrossEntropyLoss(), nn.functional.cross_entropy):
+        for targets in (hard, mixed, labels):
+            made = task(linear, data=((x, targets), (x, targets)), loss=loss)
+            assert made.trivial_loss == pytest.approx(entropy)
+    padded = np.where(labels == 2, 7, labels)
+    ignoring = task(linear, data=((x, padded), (x, padded)), loss=nn.CrossEntropyLoss(ignore_index=7))
+    assert ignoring.trivial_loss == pytest.approx(np.log(2))
+    weighted = nn.CrossEntropyLoss(weight=torch.ones(10))
+    assert task(linear, data=((x, hard), (x, hard)), loss=weighted).trivial_loss is None
+
+
+def muon_and_adam(model: nn.Module) -> list[torch.optim.Optimizer]:
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
+    others = [parameter for parameter in model.parameters() if parameter.dim() != 2]
+    return [torch.optim.Muon(matrices, lr=0.02), torch.optim.AdamW(others, lr=0.005, betas=(0.9, 0.95))]
+
+
+def test_several_optimizers_train_one_model() -> None:
+    made = task(mlp, optimizer=muon_and_adam)
+    assert (made.current_peak, made.beta2) == (0.02, 0.95)
+    assert made.describe()["optimizer"] == "Muon and AdamW"
+    whole = trained(made)
+    assert whole.evaluations[-1].val_loss < whole.evaluations[0].val_loss
+    first = made.trial(SCHEDULE, 0, 10, None)
+    parts = list(first.run(10))
+    lrs = [optimizer.param_groups[0]["lr"] for optimizer in first._optimizers]
+    assert lrs == pytest.approx([trial_lr(9), 0.25 * trial_lr(9)])
+    parts += list(made.trial(SCHEDULE, 0, 10, paused(first)).run(30))
+    assert same(Trace.join(parts), whole)
+
+
+def test_an_optimizer_may_ask_for_names() -> None:
+    def by_name(named_parameters: Any) -> torch.optim.Optimizer:
+        decayed = [parameter for name, parameter in named_parameters if name.endswith("weight")]
+        free = [parameter for name, parameter in named_parameters if not name.endswith("weight")]
+        return torch.optim.AdamW([{"params": decayed}, {"params": free, "weight_decay": 0.0}])
+
+    assert task(mlp, optimizer=by_name).describe()["groups"] == [[1e-3, 3], [1e-3, 3]]
+
+
+class RaisesOnNaN(nn.Linear):
+    """Like many models: refuses to go on where its numbers are too large."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.isfinite(self.weight.square().sum()):
+            raise ValueError("the weights are too large")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("eval_every", [10, 1], ids=["while training", "while validating"])
+def test_code_that_raises_on_broken_weights_is_recorded_as_a_loss_of_nan(eval_every: int) -> None:
+    made = task(lambda: RaisesOnNaN(64, 10), optimizer=lambda params: torch.optim.SGD(params, lr=1.0))
+    trial = made.trial(Schedule(peak=1e38, horizon=30), 0, eval_every, None)
+    trace = Trace.join([block for _, block in zip(range(3), trial.run(30), strict=False)])
+    assert not np.isfinite(trace.loss).all() or not all(np.isfinite(e.val_loss) for e in trace.evaluations)
+
+
+def test_code_that_raises_by_itself_fails() -> None:
+    class Fails(nn.Linear):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            Fails.calls += 1
+            if Fails.calls > 20:
+                raise RuntimeError("disk full")
+            return super().forward(x)
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        trained(task(lambda: Fails(64, 10)))
+
+
+class OneBad(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """The digits, one image of which is NaN."""
+
+    def __init__(self, bad: int) -> None:
+        self.x, self.y = (torch.tensor(part) for part in digits()[0])
+        self.x[bad] = torch.nan
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[index], self.y[index]
+
+
+def test_a_train_batch_that_no_learning_rate_can_mend_fails_the_trial() -> None:
+    made = task(data=(DataLoader(OneBad(500), 64), digits()[1]))
+    with pytest.raises(
+        InputError, match=r"a train batch \(\(64, 64\) float32.* gives a loss of nan before any step too"
+    ):
+        trained(made)
+
+
+def test_a_validation_batch_beyond_the_check_fails_the_trial() -> None:
+    made = task(data=(digits()[0], DataLoader(OneBad(550), 10)))
+    with pytest.raises(InputError, match=r"a validation batch .* gives a loss of nan before any step too"):
+        trained(made)
+
+
+class Classified(Dataset[dict[str, Any]]):
+    """Items as Hugging Face's datasets give them, with a ``label``."""
+
+    def __init__(self, key: str = "label") -> None:
+        self.key = key
+        self.x, self.y = digits()[0]
+
+    def __len__(self) -> int:
+        return 128
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"x": torch.from_numpy(self.x[index]), self.key: int(self.y[index])}
+
+
+class TakesX(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("key", ["label", "labels"])
+@pytest.mark.parametrize("loss", [None, nn.CrossEntropyLoss()])
+def test_a_label_is_the_target_where_the_model_does_not_take_it(key: str, loss: Any) -> None:
+    made = task(lambda: TakesX(64, 10), data=(Classified(key), Classified(key)), loss=loss)
+    assert np.isfinite(trained(made, SCHEDULE.model_copy(update={"horizon": 10})).loss).all()
+    assert made.trivial_loss is not None
+
+
+def test_a_label_goes_in_as_labels_where_the_model_takes_these() -> None:
+    made = task(lambda: OwnLoss(lambda loss: {"loss": loss}), data=(Classified(), Classified()))
+    assert np.isfinite(trained(made, SCHEDULE.model_copy(update={"horizon": 10})).loss).all()
+
+
+def test_arrays_with_negative_strides_and_devices_are_taken() -> None:
+    (x, y), (x_val, y_val) = digits()
+    made = task(linear, data=((x[::-1], y[::-1]), (x_val[:, ::-1], y_val)), device=torch.device("cpu"))
+    assert np.isfinite(trained(made).loss).all()

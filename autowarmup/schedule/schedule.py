@@ -137,16 +137,17 @@ class Schedule(Frozen):
         """All rates, shape ``(horizon,)``: ``curve()[t] == lr_at(t)``, to the bit."""
         return np.fromiter((self.lr_at(step) for step in range(self.horizon)), np.float64, self.horizon)
 
-    def scheduler(self, optimizer: Optimizer, last_step: int = -1) -> ScheduleLR:
+    def scheduler(self, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None) -> ScheduleLR:
         """A ``torch.optim.lr_scheduler.LRScheduler`` that applies this schedule to ``optimizer``.
 
-        Call its ``step()`` after each ``optimizer.step()``. The group with the highest rate gets the
+        Call its ``step()`` after each ``optimizer.step()``. The group with the highest learning rate gets the
         schedule, the others keep their ratio to it. ``last_step`` is the number, counted from 0, of the last
-        optimizer step that was made before; -1 for none.
+        optimizer step that was made before; -1 for none. Where a run has several optimizers, make a scheduler
+        for each and pass the highest learning rate of them all as ``base_lr``.
         """
         from autowarmup.schedule.torch_scheduler import ScheduleLR
 
-        return ScheduleLR(optimizer, self, last_epoch=last_step)
+        return ScheduleLR(optimizer, self, last_epoch=last_step, base_lr=base_lr)
 
     def describe(self) -> str:
         """One line for people.

@@ -1,4 +1,4 @@
-"""What an engine asks of a task and of its trials."""
+"""The interface of tasks and of their trials, as engines and ``autotune`` use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Writable(Protocol):
-    """Takes bytes."""
+    """A file to write bytes to."""
 
     def write(self, data: Any, /) -> Any: ...
 
@@ -32,7 +32,8 @@ class RunningTrial(Protocol):
         """Trains up to step ``until`` and yields what it recorded, block by block."""
 
     def save(self, open_state: OpenState) -> bool:
-        """Writes all that is needed to go on. False, and nothing is opened, where the trial must wait in memory."""
+        """Writes all that is needed to go on. Returns False, and opens nothing, where the trial can only wait in
+        memory."""
 
     def close(self) -> None:
         """Frees what the trial holds."""
@@ -59,10 +60,17 @@ class Task(Protocol):
     def steps_per_epoch(self) -> int | None: ...
 
     def describe(self) -> dict[str, Any]:
-        """What is trained, as plain values; a study of another description is refused."""
+        """What is trained, as plain values; a study of another description is another study."""
+
+    def check(self, schedule: Schedule, seed: int) -> None:
+        """Checks what only a run's first steps show; may make a few.
+
+        Raises:
+            InputError: the task can't be tuned.
+        """
 
     def join(self, group: Group) -> None:
-        """This process is one of several that train each trial together."""
+        """Tells the task that this process is one of several that train each trial together."""
 
     def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> RunningTrial:
         """A trial at its start, or where ``state`` left it."""

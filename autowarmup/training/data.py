@@ -1,23 +1,28 @@
-"""The user's data as batches that every candidate of a seed sees in the same order."""
+"""The user's data as batches, in the same order for every trial of a seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from autowarmup.errors import InputError
+from autowarmup.errors import AutowarmupError, InputError
 from autowarmup.seeds import derive_seed
-from autowarmup.training.batch import Batch
+from autowarmup.training.batch import Batch, as_tensor, shapes, size_of
+from autowarmup.training.identity import digest_of
 from autowarmup.training.rng import borrowed, seed_everything
 
 EXPECTED = (
     "data must be (train, validation), each a DataLoader, a Dataset, a tuple of tensors or NumPy arrays such as "
     "(X, y), or a callable that returns such a pair"
 )
+
+END: Any = object()
+"""After the last batch."""
 
 
 class Data:
@@ -38,13 +43,13 @@ class Data:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         self._make: Callable[[], tuple[Any, Any]] | None = data if callable(data) else None
         with borrowed():
-            train, validation = _pair(data() if callable(data) else data)
+            train, validation = _pair(_called(data) if callable(data) else data)
         self.train = _Source(train, "train", batch_size, self._again(0), shuffle=True)
         self.validation = _Source(validation, "validation", 4 * batch_size, self._again(1), shuffle=False)
         self._batch_size = batch_size
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A callable is called again where the task goes; what it returned here is not sent there."""
+        """In another process a callable is called again; what it returned here isn't sent there."""
         if self._make is None:
             return super().__reduce_ex__(protocol)
         return Data, (self._make, self._batch_size)
@@ -58,6 +63,7 @@ class _Source:
     """One of the two data sets, as passes over its batches."""
 
     def __init__(self, data: Any, name: str, batch_size: int, again: Callable[[], Any] | None, shuffle: bool) -> None:
+        self.name = name
         self._again, self._batch_size, self._shuffle = again, batch_size, shuffle
         self._data = _dataset(data, name)
         self._one_shot = isinstance(self._data, Iterator)
@@ -66,7 +72,7 @@ class _Source:
                 f"the {name} data is a {type(data).__name__}, which can only be iterated over once; every trial needs "
                 f"it from the start: pass a callable that makes it anew"
             )
-        if not isinstance(self._data, Iterable) and not isinstance(self._data, Dataset):
+        if isinstance(self._data, Mapping | str) or not isinstance(self._data, Iterable | Dataset):
             raise InputError(f"the {name} data is a {type(data).__name__}; {EXPECTED}")
         if isinstance(self._data, IterableDataset):
             raise InputError(
@@ -85,12 +91,29 @@ class _Source:
     @property
     def batches(self) -> int | None:
         """Batches of one pass, None where that isn't known."""
+        if self._one_shot:
+            return None
         if _is_indexed(self._data):
             return -(-len(cast(Sized, self._data)) // self._batch_size)
         try:
             return len(cast(Sized, self._data))
         except TypeError:
             return None
+
+    @property
+    def gives_examples(self) -> bool:
+        """Whether its items may be examples where batches are expected: a plain iterable can be of either."""
+        return not isinstance(self._data, DataLoader | Dataset)
+
+    def digest(self) -> str:
+        """What tells the data from others: a digest of all of it where it is tensors or arrays, else of the first 8
+        batches under a fixed seed. Of their shapes where these aren't the same twice under one seed."""
+        if type(self._data) is TensorDataset:
+            return digest_of(*self._data.tensors)
+        batches = list(islice(self.passes(0), 8))
+        if digest_of(batches[0]) != digest_of(next(self.passes(0))):
+            return digest_of(*map(shapes, batches))
+        return digest_of(*batches)
 
     def passes(self, seed: int, start: int = 0) -> Iterator[Batch]:
         """Pass after pass, without end, from batch number ``start`` on.
@@ -109,14 +132,14 @@ class _Source:
             first = index
             while True:
                 seed_everything(derive_seed(seed, "batch", index))
-                batch = next(batches, None)
-                if batch is None:
+                batch = next(batches, END)
+                if batch is END:
                     break
                 if index >= start:
                     yield batch
                 index += 1
             if index == first:
-                raise InputError("the train data is empty: one pass over it gave no batch")
+                raise InputError(f"the {self.name} data is empty: one pass over it gave no batch")
             epoch += 1
 
     @property
@@ -126,13 +149,25 @@ class _Source:
         return loader or _is_indexed(self._data)
 
     def one_pass(self, order_seed: int = 0, skip: int = 0) -> Iterator[Batch]:
-        """One pass over the batches. Indexed data skips ``skip`` batches at no cost; other data starts at the first."""
+        """One pass over the batches. Indexed data skips ``skip`` batches at no cost; other data starts at the first.
+
+        Raises:
+            InputError: a batch is None or has no examples.
+        """
         if _is_indexed(self._data):
-            return self._indexed(order_seed, skip)
+            return self._checked(self._indexed(order_seed, skip), skip)
         if self._one_shot:
             assert self._again is not None
-            return iter(self._again())
-        return _left_alone(self._data, order_seed)
+            return self._checked(iter(self._again()), 0)
+        return self._checked(_restoring_generators(self._data, order_seed), 0)
+
+    def _checked(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches, start + 1):
+            if batch is None:
+                raise InputError(f"batch {number} of the {self.name} data is None: does its collate_fn return nothing?")
+            if size_of(batch) == 0:
+                raise InputError(f"batch {number} of the {self.name} data has no examples: {shapes(batch)}")
+            yield batch
 
     def _indexed(self, order_seed: int, skip: int) -> Iterator[Batch]:
         dataset = cast(Any, self._data)
@@ -143,6 +178,15 @@ class _Source:
         if type(dataset) is TensorDataset:
             return (tuple(tensor[part] for tensor in dataset.tensors) for part in map(torch.from_numpy, parts))
         return iter(DataLoader(dataset, batch_sampler=(part.tolist() for part in parts)))
+
+
+def _called(data: Callable[[], Any]) -> Any:
+    try:
+        return data()
+    except AutowarmupError:
+        raise
+    except Exception as error:
+        raise InputError(f"data() raised {type(error).__name__}: {error}") from error
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
@@ -165,7 +209,10 @@ def _dataset(data: Any, name: str) -> Any:
     arrays = isinstance(data, tuple | list) and all(isinstance(part, np.ndarray | torch.Tensor) for part in data)
     if not arrays or not data:
         return data
-    tensors = [torch.as_tensor(part) for part in data]
+    try:
+        tensors = [as_tensor(part) for part in data]
+    except InputError as error:
+        raise InputError(f"the {name} data: {error}") from error
     lengths = [len(tensor) if tensor.dim() else 0 for tensor in tensors]
     if len(set(lengths)) > 1:
         raise InputError(f"the {name} data's arrays have different lengths: {', '.join(map(str, lengths))}")
@@ -176,8 +223,9 @@ def _is_indexed(data: Any) -> bool:
     return isinstance(data, Dataset) and not isinstance(data, IterableDataset)
 
 
-def _left_alone(loader: Any, seed: int) -> Iterator[Batch]:
-    """A pass over a loader of the user's; its own generators draw from ``seed`` and are never seen changed."""
+def _restoring_generators(loader: Any, seed: int) -> Iterator[Batch]:
+    """A pass over a loader of the user's. Its own generators are seeded for the pass, and have their former state again
+    whenever a batch is handed over."""
     samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
     owners = [loader, *samplers, getattr(samplers[1], "sampler", None)]
     generators = list({id(g): g for owner in owners if (g := getattr(owner, "generator", None))}.values())
@@ -188,12 +236,12 @@ def _left_alone(loader: Any, seed: int) -> Iterator[Batch]:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
         try:
-            batches = batches or iter(loader)
-            batch = next(batches, None)
+            batches = iter(loader) if batches is None else batches  # its truth would be its length
+            batch = next(batches, END)
             states = [generator.get_state() for generator in generators]
         finally:
             for generator, state in zip(generators, theirs, strict=True):
                 generator.set_state(state)
-        if batch is None:
+        if batch is END:
             return
         yield batch

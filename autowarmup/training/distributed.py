@@ -1,9 +1,9 @@
 """Several processes that train one model together: each takes its part of every batch (data parallelism, with PyTorch's
 DistributedDataParallel).
 
-Data, its order and the meaning of a step stay those of one process, so the schedule that is found is for the whole
-batch. What differs: sums are rounded in another order, dropout draws differ, and batch normalisation sees a process's
-part of the batch.
+The data, their order and the meaning of a step are those of one process, so the schedule that is found is for the whole
+batch. What differs from one process: sums are rounded in another order, dropout draws differ, and batch normalisation
+sees only a process's part of the batch.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ GET_ADDRESS = 0x8915
 """Linux's request ``SIOCGIFADDR``, netdevice(7): an interface's IPv4 address."""
 
 FOREVER = timedelta(days=365)
-"""Whoever conducts the processes notices when one hangs; they themselves wait."""
+"""Timeout of collective operations: the engine notices when a process hangs and ends all of them."""
 
 Store = Any
-"""PyTorch's: where the processes of a group find each other."""
+"""PyTorch's key-value store, through which the processes of a group find each other."""
 
 
 def opened_store(host: str, size: int) -> Store:
-    """The store of a group's first process, on a free port of ``host``."""
+    """Opens the store in a group's first process, on a free port of ``host``."""
     return dist.TCPStore(host, 0, size, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
 def found_store(host: str, port: int, size: int) -> Store:
-    """The same as the others see it."""
+    """Connects another process to the first one's store."""
     return dist.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
 
 
 def use_interface(address: str) -> None:
-    """Has Gloo talk through the network interface that has ``address``, unless ``GLOO_SOCKET_IFNAME`` names one. By
-    itself it takes the one that the host's name leads to, which is the loopback on many Linux hosts."""
+    """Has Gloo use the network interface that has ``address``, unless ``GLOO_SOCKET_IFNAME`` names one. By default it
+    uses the one that the host's name resolves to, which is the loopback on many Linux hosts."""
     if sys.platform != "linux":
         return
     import fcntl
@@ -104,8 +104,8 @@ class Group:
         part = slice(start, stop) if start < stop else slice(0, 1)
         return part_of(batch, part, examples), (stop - start) * self.size / examples
 
-    def turns(self, batches: Iterable[T]) -> Iterator[T]:
-        """Every so many batches one that is this process's."""
+    def every_nth(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches that this process validates: every ``size``-th one, from its ``rank`` on."""
         return islice(iter(batches), self.rank, None, self.size)
 
     def wrapped(self, model: nn.Module, *, partly_used: bool) -> nn.Module:
@@ -118,21 +118,21 @@ class Group:
         return model if self.size == 1 else DistributedDataParallel(model, find_unused_parameters=partly_used)
 
     def accumulating(self, model: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are averaged with the ``last`` of the batches that make a step."""
+        """Postpones the averaging of gradients to the ``last`` of the batches that make a step."""
         return nullcontext() if last or self.size == 1 else model.no_sync()  # type: ignore[operator]
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """Of all processes, the same to the bit in each; in place."""
+        """Averages over all processes, in place; the result is the same to the bit in each."""
         return self.total(tensor).div_(self.size)
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Over all processes, the same to the bit in each; in place."""
+        """Sums over all processes, in place; the result is the same to the bit in each."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Gives every process the first one's tensors, in place."""
+        """Overwrites the tensors with the first process's, in place."""
         for tensor in tensors if self.size > 1 else ():
             sent = tensor.contiguous()
             dist.broadcast(sent, 0)
@@ -140,14 +140,14 @@ class Group:
                 tensor.copy_(sent)
 
     def first(self, value: T) -> T:
-        """The first process's value."""
+        """The first process's value; every process must call it."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
     def all(self, value: T) -> list[T]:
-        """Every process's value, by rank."""
+        """Every process's value, in the order of their ranks; every process must call it."""
         values = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)

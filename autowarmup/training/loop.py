@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
-import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -14,35 +14,52 @@ import numpy as np
 from autowarmup.errors import InputError
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.seeds import derive_seed
+from autowarmup.training.applied_lr import AppliedLR, RunSchedule
 from autowarmup.training.base import OpenState
+from autowarmup.training.channel import Channel, End
 from autowarmup.training.distributed import Group
+from autowarmup.training.identity import arrays_of, digest_of
 from autowarmup.training.recipe import best_device
 from autowarmup.training.rng import Stream
 from autowarmup.training.trace import Evaluation, Trace
 
+GRACE_S = 2.0
+"""Seconds that a loop gets to end after an interrupt, before its thread is left behind."""
+
+SAME_LOSS = 1e-3
+"""Relative difference up to which two first losses count as those of one seed: devices may round differently."""
+
 
 class TrialStopped(BaseException):
-    """Raised by :meth:`LoopRun.report` in a loop that goes on although it was told to stop. Let it pass."""
+    """Raised by :meth:`LoopRun.report` in a loop that goes on although it was told to stop. Don't catch it."""
 
 
 class LoopRun:
     """What a training function gets: the schedule to apply, a seed, and where to report.
 
+    The loop must apply the schedule to each optimizer step, report each of them once, and take its initial weights and
+    batches from the seed. What can be checked of that is checked, and an ``InputError`` says what is wrong.
+
     Attributes:
         schedule: the schedule of this trial; ``schedule.scheduler(optimizer)`` or ``schedule.lr_at(step)`` applies it.
+            With several optimizers, make a scheduler for each: ``schedule.scheduler(optimizer, base_lr=...)`` with the
+            highest learning rate of them all.
         total_steps: the horizon, optimizer steps.
         seed: the seed for initial weights and batches: trials with the same seed must see the same ones.
-        should_stop: whether the loop is to end. :meth:`report` returns the same.
     """
 
-    def __init__(self, schedule: Schedule, seed: int) -> None:
-        self.schedule, self.seed = schedule, seed
-        self.total_steps = schedule.horizon
-        self.should_stop = False
+    def __init__(self, schedule: Schedule, seed: int, channel: Channel) -> None:
+        self._applied_lr = AppliedLR(schedule)
+        self.schedule: Schedule = RunSchedule.observed(self._applied_lr)
+        self.total_steps, self.seed = schedule.horizon, seed
+        self._channel = channel
         self._step = 0
         self._told = False
-        self._reports: queue.SimpleQueue[Trace | BaseException | None] = queue.SimpleQueue()
-        self._go = threading.Semaphore(0)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the loop is to end. :meth:`report` returns the same."""
+        return self._channel.stopped or self._step >= self.total_steps
 
     def report(
         self,
@@ -60,78 +77,153 @@ class LoopRun:
         Args:
             loss: the step's training loss; any number, NaN and infinity included.
             grad_norm: the gradient's norm before clipping, if at hand.
-            val_loss: the validation loss, on the steps that validate.
+            val_loss: the validation loss, on the steps that validate. The last step must, else trials are compared by
+                their training loss.
             val_loss_ema: the same with averaged weights, if at hand; it ranks unfinished trials better.
-            lr: the rate the step applied; left out, the schedule's.
+            lr: the learning rate that the step applied; left out, the schedule's. 0 for a step that a loss scaler
+                skipped.
             metrics: further validation metrics.
 
         Raises:
-            InputError: the loss is not a number.
+            InputError: the loss is not a number, or the schedule is not applied to each optimizer step.
         """
-        if self.should_stop:
-            if self._told:
-                raise TrialStopped
-            self._told = True
-            return True
+        if self._told:
+            if val_loss is not None:
+                self.report_validation(val_loss, val_loss_ema, **metrics)
+            raise TrialStopped
         if metrics and val_loss is None:
             raise InputError(f"report({', '.join(metrics)}): metrics belong to a validation; report val_loss with them")
-        evaluations: tuple[Evaluation, ...] = ()
-        if val_loss is not None:
-            ema = math.nan if val_loss_ema is None else _number("val_loss_ema", val_loss_ema)
-            values = {name: _number(name, value) for name, value in metrics.items()}
-            evaluations = (Evaluation(self._step + 1, _number("val_loss", val_loss), ema, values),)
         norm = math.nan if grad_norm is None else _number("grad_norm", grad_norm)
         if grad_norm is not None and not math.isfinite(norm):
             norm = math.inf
-        rate = self.schedule.lr_at(self._step) if lr is None else _number("lr", lr)
-        if not 0.0 <= rate < math.inf:
-            raise InputError(f"report(lr={lr!r}): a learning rate must be at least 0 and finite")
-        row = np.array([[rate], [_number("loss", loss)], [norm]])
-        self._reports.put(Trace(row[0], row[1], row[2], evaluations, self._step))
+        applied = self._applied_lr.of_step(self._step, None if lr is None else _number("lr", lr))
+        row = np.array([[applied], [_number("loss", loss)], [norm]])
+        self._channel.report(Trace(row[0], row[1], row[2], (), self._step))
         self._step += 1
-        self._go.acquire()
+        if val_loss is not None:
+            self.report_validation(val_loss, val_loss_ema, **metrics)
         self._told = self.should_stop
-        return self.should_stop
+        return self._told
+
+    def report_validation(self, val_loss: float, val_loss_ema: float | None = None, **metrics: float) -> None:
+        """Reports a validation that comes after :meth:`report`: of the step that was reported last, also after the
+        loop's last step, whether or not that returned True.
+
+        Args:
+            val_loss: the validation loss.
+            val_loss_ema: the same with averaged weights, if at hand.
+            metrics: further validation metrics.
+
+        Raises:
+            InputError: one of them is not a number, or no step was reported yet.
+        """
+        if self._step == 0:
+            raise InputError("report_validation() belongs to the step reported last: call report() before it")
+        ema = math.nan if val_loss_ema is None else _number("val_loss_ema", val_loss_ema)
+        values = {name: _number(name, value) for name, value in metrics.items()}
+        self._channel.add(Evaluation(self._step, _number("val_loss", val_loss), ema, values))
 
 
 class LoopTask:
     """What is trained by a function of the user's own.
 
-    The function runs in a thread of its own (signal handlers can't be set there) that moves only while the engine
-    pulls. A paused trial waits there with its model in memory; after a restart of the process its loop is run again up
-    to where it was.
+    The function runs in a thread (signal handlers can't be set there), which moves only while the engine pulls. A
+    paused trial waits there with its model in memory; after a restart of the process its loop is run again up to where
+    it was.
 
     Args:
         train_fn: takes a :class:`LoopRun`, trains, and calls ``report`` once after each optimizer step.
         current_peak: the learning rate in use today.
-        beta2: the optimizer's, for the untuned rule.
+        beta2: the optimizer's second-moment decay, for the untuned rule.
+        steps_per_epoch: optimizer steps of one pass over the data, >= 1, for durations in epochs.
+
+    Attributes:
+        warnings: what :meth:`check` found that may be wrong, one sentence each.
+
+    Raises:
+        InputError: ``train_fn`` isn't a function of one argument, or ``steps_per_epoch`` is below 1.
     """
 
     trivial_loss: float | None = None
-    steps_per_epoch: int | None = None
     uses_cuda = False
 
-    def __init__(self, train_fn: Callable[[LoopRun], Any], *, current_peak: float, beta2: float = 0.999) -> None:
+    def __init__(
+        self,
+        train_fn: Callable[[LoopRun], Any],
+        *,
+        current_peak: float,
+        beta2: float = 0.999,
+        steps_per_epoch: int | None = None,
+    ) -> None:
         if not callable(train_fn):
             raise InputError(f"train_fn must be a function that takes a run, got {type(train_fn).__name__}")
         try:
             inspect.signature(train_fn).bind(None)
         except TypeError as error:
             raise InputError(f"train_fn must take one argument, the run: {error}") from error
+        if steps_per_epoch is not None and (not isinstance(steps_per_epoch, int) or steps_per_epoch < 1):
+            raise InputError(f"steps_per_epoch must be a whole number of at least 1, got {steps_per_epoch!r}")
         self.train_fn, self.current_peak, self.beta2 = train_fn, current_peak, beta2
+        self.steps_per_epoch = steps_per_epoch
         self.group = Group()
+        self.warnings: tuple[str, ...] = ()
+        self._description = {
+            "train_fn": getattr(train_fn, "__qualname__", type(train_fn).__name__),
+            "code": digest_of(train_fn),
+            "data": digest_of(*arrays_of(train_fn)),
+        }
+
+    def check(self, schedule: Schedule, seed: int) -> None:
+        """Runs the loop's first two steps three times, twice under one seed and once under another.
+
+        What the loop itself raises is left to the study, which shows it as a failed trial's.
+
+        Raises:
+            InputError: the first losses under one seed differ, or the schedule isn't applied.
+        """
+        first, again, other = (self._first_loss(schedule, chosen) for chosen in (seed, seed, (seed + 1) % 2**32))
+        if first is None or again is None:
+            return
+        if not _same_loss(first, again):
+            raise InputError(
+                f"train_fn begins with a loss of {first:.6g} and then, under the same seed and schedule, of "
+                f"{again:.6g}: its initial weights and batches must follow from run.seed alone, else trials can't be "
+                f"compared. Call torch.manual_seed(run.seed), and seed all generators of your own with it"
+            )
+        if first == other:
+            self._warn(
+                "train_fn begins with the same loss under two seeds: it seems to ignore run.seed. Fresh seeds then "
+                "repeat the same run, and say nothing about how far the result can be trusted"
+            )
 
     def describe(self) -> dict[str, Any]:
-        """What is trained, in words; a study of another description is refused."""
-        return {"train_fn": getattr(self.train_fn, "__qualname__", type(self.train_fn).__name__)}
+        """What is trained: the function's name, a digest of its code, and one of the tensors and arrays that it finds
+        outside itself. A study of another description is another study."""
+        return self._description
 
     def join(self, group: Group) -> None:
-        """This process is one of several that run the loop together."""
+        """Tells the task that this process is one of several that run the loop together."""
         self.group = group
 
     def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> LoopTrial:
         """A trial at its start."""
         return LoopTrial(self, schedule, seed)
+
+    def _first_loss(self, schedule: Schedule, seed: int) -> float | None:
+        """The loss of the first step; None where the loop raised."""
+        trial = self.trial(schedule, seed, schedule.horizon, None)
+        try:
+            return float(next(trial.run(1)).loss[0])
+        except InputError:
+            raise
+        except Exception:  # noqa: BLE001 - the study's trials will show it
+            return None
+        finally:
+            trial.close()
+
+    def _warn(self, text: str) -> None:
+        self.warnings += (text,)
+        logging.getLogger("autowarmup").warning(text)
 
 
 class LoopTrial:
@@ -140,58 +232,85 @@ class LoopTrial:
     def __init__(self, task: LoopTask, schedule: Schedule, seed: int) -> None:
         self.step = 0
         self.schedule = schedule
-        self._over = False
+        self._interrupted = False
         self._group = task.group
         self._random = Stream(derive_seed(seed, "training"), best_device())
-        self._run = LoopRun(schedule, seed)
-        self._thread = threading.Thread(target=self._work, args=(task.train_fn,), daemon=True)
-
-    def _work(self, train_fn: Callable[[LoopRun], Any]) -> None:
-        self._run._go.acquire()
-        try:
-            train_fn(self._run)
-            self._run._reports.put(None)
-        except TrialStopped:
-            self._run._reports.put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the engine, which records it
-            self._run._reports.put(error)
+        self._channel = Channel()
+        self._ended = False
+        run = LoopRun(schedule, seed, self._channel)
+        self._thread = threading.Thread(target=_work, args=(task.train_fn, run, self._channel), daemon=True)
 
     def run(self, until: int) -> Iterator[Trace]:
-        """Lets the loop go on to step ``until``, yielding each step. It ends early only where the loop does.
+        """Lets the loop go on to step ``until``, yielding each step; after the last one, to its end.
 
         Raises:
-            InputError: the loop ended before the horizon without being told to.
+            InputError: the loop ended before the horizon without being told to, or called ``sys.exit``.
         """
-        if not self._thread.is_alive():
+        if not self._thread.is_alive() and not self._ended:
             self._thread.start()
         while self.step < until:
-            with self._random:
-                self._run._go.release()
-                item = self._run._reports.get()
-            self._over = not isinstance(item, Trace)
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
+            item = self._pull()
+            if isinstance(item, End):
                 raise InputError(
                     f"train_fn ended after {self.step} steps without being told to; "
                     f"it must report every optimizer step up to run.total_steps"
                 )
             self.step += 1
             yield self._group.first(item)
+        if self.step == self.schedule.horizon and not self._ended:
+            self._pull()
 
     def save(self, open_state: OpenState) -> bool:
         """A loop of the user's own can't be written to a file: it waits in memory."""
         return False
 
     def close(self) -> None:
-        """Tells the loop to stop and waits until it has."""
-        self._run.should_stop = True
-        if self._thread.is_alive() and not self._over:
+        """Tells the loop to stop and waits until it has. Where a step was interrupted, at most two seconds: after that
+        the loop's thread is left behind, and ends at its next report."""
+        if not self._thread.is_alive():
+            return
+        if not self._ended:
             with self._random:
-                self._run._go.release()
-                while isinstance(self._run._reports.get(), Trace):
-                    self._run._go.release()
-        self._thread.join()
+                self._ended = self._channel.stop(GRACE_S if self._interrupted else None)
+        if self._ended:
+            self._thread.join()
+        else:
+            logging.getLogger("autowarmup").warning("train_fn is busy: its thread is left behind until it reports")
+
+    def _pull(self) -> Trace | End:
+        """The next step, or the loop's end where it raised nothing."""
+        try:
+            with self._random:
+                item = self._channel.pull()
+        except BaseException:
+            self._interrupted = True
+            raise
+        self._ended = isinstance(item, End)
+        if isinstance(item, End) and item.error is not None:
+            if isinstance(item.error, SystemExit):
+                raise InputError(
+                    f"train_fn called sys.exit({item.error.code!r}) after {self.step} steps: it must return instead, "
+                    f"or raise an exception that says what is wrong"
+                ) from item.error
+            raise item.error
+        return item
+
+
+def _work(train_fn: Callable[[LoopRun], Any], run: LoopRun, channel: Channel) -> None:
+    """The loop's thread."""
+    channel.wait()
+    error: BaseException | None = None
+    try:
+        train_fn(run)
+    except TrialStopped:
+        pass
+    except BaseException as raised:  # noqa: BLE001 - handed to the engine, which records it
+        error = raised
+    channel.end(error)
+
+
+def _same_loss(first: float, second: float) -> bool:
+    return not math.isfinite(first) or math.isclose(first, second, rel_tol=SAME_LOSS)
 
 
 def _number(name: str, value: Any) -> float:

@@ -45,26 +45,60 @@ def inferred_loss(output: Any, target: Any) -> Tensor:
     return nn.functional.cross_entropy(output, target.long())
 
 
-def has_trivial_loss(loss: Loss | None) -> bool:
-    """Whether :func:`trivial_loss` speaks of this loss: an inferred one, plain cross-entropy or mean squared error."""
-    if isinstance(loss, nn.CrossEntropyLoss):
-        return loss.reduction == "mean" and loss.weight is None and loss.label_smoothing == 0.0
-    return loss is None or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean")
+def trivial_loss(targets: Sequence[Tensor], loss: Loss | None = None) -> float | None:
+    """The loss of the best prediction that ignores its input: the entropy of the mean distribution over the classes, in
+    nats, for cross-entropy; the targets' variance for mean squared error.
 
+    Args:
+        targets: class indices, shape ``(batch, ...)``; probabilities of the classes, ``(batch, classes, ...)``; or
+            values to regress on.
+        loss: None where it is inferred from the targets' type.
 
-def trivial_loss(targets: Sequence[Tensor], ignore_index: int = -100) -> float | None:
-    """The loss of the best prediction that ignores its input: the labels' entropy, in nats, or the targets' variance.
-
-    None where that is 0, because then nothing can be learnt.
+    Returns:
+        None where the loss is another, or weighted or smoothed, and where the result is 0, because then there is
+        nothing to learn.
 
     >>> round(trivial_loss([torch.tensor([0, 0, 1, 1])]), 4)
     0.6931
+    >>> round(trivial_loss([torch.tensor([[0.9, 0.1], [0.1, 0.9]])], nn.CrossEntropyLoss()), 4)
+    0.6931
     """
-    if targets[0].is_floating_point():
-        rows = torch.cat([part.flatten(1) if part.dim() > 1 else part[:, None] for part in targets]).float()
-        return float(rows.var(dim=0, unbiased=False).mean()) or None
+    floating = targets[0].is_floating_point()
+    if loss is None:
+        return _variance(targets) if floating else _entropy(_class_counts(targets, ignore_index=-100))
+    if _is_plain_mse(loss):
+        return _variance(targets)
+    if not _is_plain_cross_entropy(loss):
+        return None
+    if floating:
+        return _entropy(_mean_probabilities(targets)) if targets[0].dim() > 1 else None
+    return _entropy(_class_counts(targets, getattr(loss, "ignore_index", -100)))
+
+
+def _is_plain_mse(loss: Loss) -> bool:
+    return loss is nn.functional.mse_loss or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean")
+
+
+def _is_plain_cross_entropy(loss: Loss) -> bool:
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return loss.reduction == "mean" and loss.weight is None and loss.label_smoothing == 0.0
+    return loss is nn.functional.cross_entropy
+
+
+def _variance(targets: Sequence[Tensor]) -> float | None:
+    rows = torch.cat([part.flatten(1) if part.dim() > 1 else part[:, None] for part in targets]).float()
+    return float(rows.var(dim=0, unbiased=False).mean()) or None
+
+
+def _class_counts(targets: Sequence[Tensor], ignore_index: int) -> Tensor:
     labels = torch.cat([part.flatten() for part in targets]).long()
-    labels = labels[(labels != ignore_index) & (labels >= 0)]
-    share = torch.bincount(labels).float() / max(1, len(labels))
-    share = share[share > 0]
+    return torch.bincount(labels[(labels != ignore_index) & (labels >= 0)]).double()
+
+
+def _mean_probabilities(targets: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.movedim(1, -1).flatten(0, -2) for part in targets]).double().mean(dim=0)
+
+
+def _entropy(weights: Tensor) -> float | None:
+    share = weights[weights > 0] / weights.sum()
     return float(-(share * share.log()).sum()) or None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,14 +11,13 @@ from torch.nn.parameter import is_lazy
 
 from autowarmup.errors import InputError
 from autowarmup.seeds import derive_seed
-from autowarmup.training.batch import Batch, output_of, target_of
+from autowarmup.training.batch import Batch, InputNames, output_of, target_of
 from autowarmup.training.data import Data
 from autowarmup.training.distributed import Group
 from autowarmup.training.losses import Loss, inferred_loss, own_loss
+from autowarmup.training.optimizers import OptimizerFactory, build_optimizers
 from autowarmup.training.rng import seed_everything
 from autowarmup.training.settings import TrainSettings
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Recipe:
@@ -28,13 +27,14 @@ class Recipe:
         model_fn: builds a fresh model; called under a seed.
         data: what to train on and to validate with.
         loss: ``loss(output, target)``; None where it is inferred, or the model's own.
-        optimizer: builds the optimizer from parameters; None for AdamW with PyTorch's defaults.
+        optimizer: builds the optimizer, or several; None for AdamW with PyTorch's defaults.
         metrics: further validation metrics by name, ``metric(output, target)``.
         settings: batch size, accumulation, clipping, precision, device.
 
     Attributes:
         partly_used: whether some of the model's parameters take no part in the loss.
         group: the processes that train the model together.
+        input_names: which entries of a mapping the model takes; of the model that was built last.
 
     Raises:
         InputError: one of the functions isn't one, or the device can't be used.
@@ -70,7 +70,10 @@ class Recipe:
     def build_model(self, seed: int) -> nn.Module:
         """A model with the initial weights of ``seed``, on the device."""
         seed_everything(derive_seed(seed, "model"), self.device)
-        model = self.model_fn()
+        try:
+            model = self.model_fn()
+        except Exception as error:
+            raise InputError(f"model_fn raised {type(error).__name__}: {error}") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"model_fn must return a torch.nn.Module, got {type(model).__name__}")
         if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -79,20 +82,16 @@ class Recipe:
             raise InputError(
                 "the model's lazy modules have no shapes yet: model_fn must run a batch through them first"
             )
+        self.input_names = InputNames.of(model)
         return model.to(self.device)
 
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        optimizer = self.optimizer_fn([p for p in model.parameters() if p.requires_grad])
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise InputError(f"optimizer must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        rates = [group.get("lr") for group in optimizer.param_groups]
-        if not max(0.0 if rate is None else float(rate) for rate in rates) > 0.0 or None in rates:
-            raise InputError(f"{type(optimizer).__name__} has no learning rate above 0: its groups have {rates}")
-        return optimizer
+    def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """The model's optimizers; see :func:`autowarmup.training.optimizers.build_optimizers`."""
+        return build_optimizers(self.optimizer_fn, model)
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         """The loss of a batch, and the model's output."""
-        output = output_of(model, batch)
+        output = output_of(model, batch, self.input_names)
         if self.loss is not None:
             return self.loss(output, target_of(batch)), output
         own = own_loss(output)

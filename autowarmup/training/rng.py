@@ -1,7 +1,7 @@
-"""Random numbers: global states that are seeded, swapped, and left as they were found.
+"""The state of the global random generators: seeded, saved, restored.
 
-A state is that of the host (Python, NumPy, torch on the CPU) and of the one device that is used, if any; other devices
-are never touched.
+It is that of the host (Python, NumPy, torch on the CPU) and of the one device that is used, if any. Other devices'
+generators are left alone.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _device_state(device: torch.device) -> torch.Tensor | None:
 
 @contextmanager
 def borrowed(device: torch.device = CPU) -> Iterator[None]:
-    """Whatever happens to the global generators inside, they are as before afterwards."""
+    """Restores the state of the global generators at the end of the context."""
     state = capture(device)
     try:
         yield
@@ -83,7 +83,8 @@ def borrowed(device: torch.device = CPU) -> Iterator[None]:
 
 
 class Stream:
-    """A random state of one's own, swapped in while in use: ``with stream: ...``."""
+    """A random state beside the global one. In ``with stream: ...`` the global generators have this state; it goes on
+    where the last context ended."""
 
     def __init__(self, seed: int, device: torch.device = CPU) -> None:
         self._device = device

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
-from autowarmup.errors import InputError
+from autowarmup.errors import AutowarmupError, InputError
 from autowarmup.schedule import Schedule
 from autowarmup.training.batch import Batch, shapes, target_of, to_device
 from autowarmup.training.distributed import Group
-from autowarmup.training.losses import Loss, has_trivial_loss, own_loss, trivial_loss
-from autowarmup.training.recipe import OptimizerFactory, Recipe
+from autowarmup.training.identity import classes_of, digest_of, structure_of
+from autowarmup.training.losses import Loss, own_loss, trivial_loss
+from autowarmup.training.optimizers import OptimizerFactory, beta2_of, groups_of, highest_lr
+from autowarmup.training.recipe import Recipe
 from autowarmup.training.rng import borrowed
 from autowarmup.training.settings import TrainSettings
 from autowarmup.training.trial import ModelTrial
 
+CHECKED_BATCHES = 50
+"""Validation batches whose loss is computed in the check; their targets give the trivial loss."""
+
+MAX_BATCHES, MAX_SECONDS = 100_000, 60.0
+"""A pass over validation data of unknown length that takes longer counts as endless."""
+
 
 class ModelTask:
-    """What is trained: a model on data, with a loss and an optimizer. Checked on construction, in one step's work.
+    """What is trained: a model on data, with a loss and an optimizer.
+
+    Checked on construction: an optimizer step is made, and up to 50 validation batches are evaluated. Validation data
+    whose length isn't known is read to its end, which must come within 100,000 batches and a minute.
 
     Args:
         model_fn: builds a fresh model; called under a seed.
         data: see :class:`autowarmup.training.data.Data`.
         loss: ``loss(output, target)``; left out, cross-entropy for integer targets, mean squared error for
             floating-point ones, or the model's own where it returns a scalar, ``.loss`` or ``["loss"]``.
-        optimizer: builds the optimizer from parameters (or calls it with parameter groups of its own making);
-            AdamW with PyTorch's defaults where left out.
+        optimizer: builds the optimizer from the parameters that are trained, or a list of optimizers. Where its
+            argument is called ``model`` or ``named_parameters``, it gets these instead. Left out: AdamW with PyTorch's
+            defaults. The parameter group with the highest learning rate of all gets the schedule's, the others keep
+            their ratio to it.
         metrics: further validation metrics by name, ``metric(output, target)``, averaged over the examples.
         settings: batch size, accumulation, clipping, precision, device.
 
     Attributes:
-        current_peak: the optimizer's highest learning rate.
-        beta2: its second-moment decay, 0.999 where it has none.
+        current_peak: the optimizers' highest learning rate.
+        beta2: their second-moment decay, 0.999 where they have none.
         trivial_loss: the loss of the trivial predictor, where it is known.
 
     Raises:
@@ -58,28 +72,24 @@ class ModelTask:
             self._check()
 
     def _check(self) -> None:
-        """Builds, runs, and takes one step: what can go wrong does so here."""
-        model = self.recipe.build_model(0)
-        optimizer = self.recipe.build_optimizer(model)
+        """Builds everything, takes a step and validates, so that errors show before the first trial."""
+        recipe = self.recipe
+        model = recipe.build_model(0)
+        optimizers = recipe.build_optimizers(model)
         self._check_fresh(model)
-        batches = list(islice(self.recipe.data.train.passes(0), self.recipe.settings.accumulate))
-        held_out = next(self.recipe.data.validation.one_pass(), None)
-        if held_out is None:
-            raise InputError("the validation data is empty: one pass over it gave no batch")
-        loss, output = self._first_loss(model, batches[0], "training")
-        loss.backward()  # type: ignore[no-untyped-call]
-        reached = [parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad]
-        if not any(reached):
-            raise InputError("the loss does not depend on the model's parameters: no gradient reached any of them")
-        self.recipe.partly_used = not all(reached)
-        with torch.no_grad():
-            self._first_loss(model.eval(), held_out, "validation")
-        self._check_step(batches, held_out)
-        self.current_peak = max(float(group["lr"]) for group in optimizer.param_groups)
-        self.beta2 = float(cast(Any, optimizer.param_groups[0].get("betas") or (0.9, 0.999))[1])
-        inferred = self.recipe.loss is not None or own_loss(output) is None
-        self.trivial_loss = self._trivial_loss() if inferred and has_trivial_loss(self.recipe.loss) else None
-        self._description = self._describe(model, optimizer, held_out)
+        with _stage("the train data can't be read"):
+            batches = list(islice(recipe.data.train.passes(0), min(2, recipe.settings.accumulate)))
+        loss, output = self._loss_of(model, batches[0], "the first training batch", recipe.data.train.gives_examples)
+        self._check_backward(model, loss)
+        targets = self._check_validation(model.eval())
+        self._check_step(batches, next(recipe.data.validation.one_pass()))
+        self.current_peak, self.beta2 = highest_lr(optimizers), beta2_of(optimizers)
+        own = recipe.loss is None and own_loss(output) is not None
+        tensors = [target for target in targets if isinstance(target, Tensor)]
+        known = not own and len(tensors) == len(targets)
+        self.trivial_loss = trivial_loss(tensors, recipe.loss) if known else None
+        with _stage("the data can't be read twice"):
+            self._description = self._describe(model, optimizers)
 
     def _check_fresh(self, model: nn.Module) -> None:
         second = self.recipe.build_model(0)
@@ -87,34 +97,71 @@ class ModelTask:
         if any(parameter.data_ptr() in shared for parameter in second.parameters() if parameter.numel()):
             raise InputError("model_fn returned the same parameters twice: it must build a fresh model at every call")
 
-    def _first_loss(self, model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, Any]:
-        batch = to_device(batch, self.recipe.device)
+    def _loss_of(self, model: nn.Module, batch: Batch, name: str, maybe_examples: bool = False) -> tuple[Tensor, Any]:
+        hint = ". Iterables must give batches: wrap examples in a DataLoader" if maybe_examples else ""
         try:
-            loss, output = self.recipe.forward(model, batch)
-        except InputError:
-            raise
+            loss, output = self.recipe.forward(model, to_device(batch, self.recipe.device))
+        except AutowarmupError as error:
+            raise InputError(f"{error}{hint}") from error
         except Exception as error:
-            raise InputError(f"the first {name} batch ({shapes(batch)}) can't be used: {error}") from error
+            raise InputError(f"{name} ({shapes(batch)}) can't be used: {error}{hint}") from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise InputError(f"the loss must be one number, got {got}")
+        if not loss.is_floating_point() or loss.is_meta:
+            kind = "on the meta device" if loss.is_meta else str(loss.dtype).removeprefix("torch.")
+            raise InputError(f"the loss must be a real floating-point number, got one that is {kind}")
         if not torch.isfinite(loss).item():
-            raise InputError(f"the first {name} loss is {loss.item()}, before any step: no learning rate can mend that")
+            raise InputError(
+                f"{name} has a loss of {loss.item()}, before any step: no learning rate can mend that. Are there NaN "
+                f"or infinite values in it, or no targets?"
+            )
         return loss, output
 
+    def _check_backward(self, model: nn.Module, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            raise InputError(
+                "the loss has no gradient: it is computed from detached tensors (.detach(), .item(), .numpy(), "
+                "torch.no_grad()), or does not depend on the model's parameters"
+            )
+        with _stage("the gradients of the first training batch can't be computed"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        reached = [parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad]
+        if not any(reached):
+            raise InputError("the loss does not depend on the model's parameters: no gradient reached any of them")
+        self.recipe.partly_used = not all(reached)
+
+    def _check_validation(self, model: nn.Module) -> list[Any]:
+        """The targets of the first validation batches, whose losses are computed; the pass must end."""
+        data = self.recipe.data.validation
+        targets = []
+        started = time.monotonic()
+        with _stage("the validation data can't be read"), torch.no_grad():
+            for number, batch in enumerate(data.one_pass(), 1):
+                if number <= CHECKED_BATCHES:
+                    self._loss_of(model, batch, f"validation batch {number}", data.gives_examples)
+                    targets.append(target_of(batch))
+                elif data.batches is not None:
+                    break
+                if number == MAX_BATCHES or time.monotonic() - started > MAX_SECONDS:
+                    raise InputError(
+                        f"the validation data has no length, and one pass over it has not ended after {number:,} "
+                        f"batches: it must end, because all of it is used at every validation. Cut it, for example "
+                        f"with itertools.islice, or give it a __len__"
+                    )
+        if not targets:
+            raise InputError("the validation data is empty: one pass over it gave no batch")
+        return targets
+
     def _check_step(self, batches: list[Batch], held_out: Batch) -> None:
-        trial = ModelTrial(self.recipe, Schedule(peak=1e-6, horizon=1), seed=0, eval_every=1)
-        try:
+        with _stage("the first optimizer step can't be made"):
+            trial = ModelTrial(self.recipe, Schedule(peak=1e-6, horizon=1), seed=0, eval_every=1)
             trial.train(batches)
-        except Exception as error:
-            raise InputError(f"the first optimizer step can't be made: {error}") from error
-        try:
+        with _stage(f"the metrics {sorted(self.recipe.metrics)} can't be computed"):
             trial.evaluate(iter([held_out]))
-        except Exception as error:
-            raise InputError(f"the metrics {sorted(self.recipe.metrics)} can't be computed: {error}") from error
 
     def join(self, group: Group) -> None:
-        """This process is one of several that train the model together.
+        """Tells the task that this process is one of several that train the model together.
 
         Raises:
             InputError: the batches can't be divided among them.
@@ -127,8 +174,12 @@ class ModelTask:
         """A trial at its start, or where ``state`` left it."""
         return ModelTrial(self.recipe, schedule, seed, eval_every, state)
 
+    def check(self, schedule: Schedule, seed: int) -> None:
+        """Nothing to do: all was checked on construction."""
+
     def describe(self) -> dict[str, Any]:
-        """What is trained, in words and numbers; a study of another description is refused."""
+        """What is trained, as plain values: names, settings, and digests of code and data. A study of another
+        description is another study."""
         return self._description
 
     @property
@@ -142,43 +193,39 @@ class ModelTask:
         batches = self.recipe.data.train.batches
         return None if batches is None else max(1, batches // self.recipe.settings.accumulate)
 
-    def _trivial_loss(self) -> float | None:
-        """From up to 50 validation batches."""
-        targets = [target_of(batch) for batch in islice(self.recipe.data.validation.one_pass(), 50)]
-        if not all(isinstance(target, Tensor) for target in targets):
-            return None
-        return trivial_loss(targets, getattr(self.recipe.loss, "ignore_index", -100))
-
-    def _describe(self, model: nn.Module, optimizer: torch.optim.Optimizer, held_out: Batch) -> dict[str, Any]:
-        defaults = {key: value for key, value in optimizer.defaults.items() if isinstance(value, int | float | tuple)}
+    def _describe(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+        recipe = self.recipe
+        defaults = [
+            {key: value for key, value in optimizer.defaults.items() if isinstance(value, int | float | tuple)}
+            for optimizer in optimizers
+        ]
+        functions = (recipe.model_fn, recipe.loss, recipe.optimizer_fn, recipe.metrics)
         return {
             "model": type(model).__name__,
-            "parameters": [[name, list(parameter.shape)] for name, parameter in model.named_parameters()],
-            "optimizer": type(optimizer).__name__,
-            "optimizer_settings": {key: list(v) if isinstance(v, tuple) else v for key, v in defaults.items()},
-            "groups": [[float(group["lr"]), len(group["params"])] for group in optimizer.param_groups],
-            "loss": getattr(self.recipe.loss, "__name__", type(self.recipe.loss).__name__)
-            if self.recipe.loss
-            else "inferred",
-            "metrics": sorted(self.recipe.metrics),
-            "train_batches": self.recipe.data.train.batches,
-            "validation_batches": self.recipe.data.validation.batches,
-            "validation_data": _digest(held_out),
-            "settings": self.recipe.settings.model_dump(mode="json", exclude={"device"}),
+            "structure": structure_of(model),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "optimizer": " and ".join(type(optimizer).__name__ for optimizer in optimizers),
+            "optimizer_settings": [
+                {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+                for settings in defaults
+            ],
+            "groups": [[float(group["lr"]), len(group["params"])] for group in groups_of(optimizers)],
+            "loss": getattr(recipe.loss, "__name__", type(recipe.loss).__name__) if recipe.loss else "inferred",
+            "metrics": sorted(recipe.metrics),
+            "code": digest_of(functions, classes_of(model)),
+            "data": digest_of(recipe.data.train.digest(), recipe.data.validation.digest()),
+            "train_batches": recipe.data.train.batches,
+            "validation_batches": recipe.data.validation.batches,
+            "settings": recipe.settings.model_dump(mode="json", exclude={"device"}),
         }
 
 
-def _digest(batch: Batch) -> str:
-    """A few digits that tell a batch from others of its shapes."""
-    digest = hashlib.sha256()
-    for tensor in _tensors(batch):
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def _tensors(batch: Batch) -> Iterable[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, dict | tuple | list):
-        for part in batch.values() if isinstance(batch, dict) else batch:
-            yield from _tensors(part)
+@contextmanager
+def _stage(failure: str) -> Iterator[None]:
+    """Whatever the user's code raises inside is an ``InputError`` that begins with ``failure``."""
+    try:
+        yield
+    except AutowarmupError:
+        raise
+    except Exception as error:
+        raise InputError(f"{failure}: {type(error).__name__}: {error}") from error

@@ -142,9 +142,29 @@ class Trace:
 
 
 def final_loss(trace: Trace) -> float:
-    """What a trial that got to its horizon is judged by: its last validation loss; where it never validated, the mean
-    training loss of its last tenth."""
-    if trace.evaluations:
-        return trace.evaluations[-1].val_loss
+    """What a trial that got to its horizon is judged by: its last validation loss, where that is of the last tenth of
+    the run; else the mean training loss of its last tenth."""
+    last = _final_evaluation(trace)
+    if last is not None:
+        return last.val_loss
     tail = trace.loss[-max(1, len(trace) // 10) :]
     return float(np.mean(tail)) if len(tail) else math.inf
+
+
+def final_loss_name(trace: Trace) -> str:
+    """What :func:`final_loss` is, for people.
+
+    >>> final_loss_name(Trace(*[np.ones(40)] * 3, (Evaluation(10, 1.0, 1.0),)))
+    'training loss (the last validation was at step 10 of 40)'
+    """
+    if _final_evaluation(trace) is not None:
+        return "validation loss"
+    if not trace.evaluations:
+        return "training loss (no validation loss was reported)"
+    return f"training loss (the last validation was at step {trace.evaluations[-1].step} of {trace.end})"
+
+
+def _final_evaluation(trace: Trace) -> Evaluation | None:
+    """The validation at the end of a run; loops of the user's own may have none."""
+    last = trace.evaluations[-1] if trace.evaluations else None
+    return last if last is not None and trace.end - last.step <= trace.end // 10 else None

@@ -1,11 +1,12 @@
 """A trial: one training run of one candidate, up to some step.
 
-The engine pulls: :meth:`Trial.run` yields what it observes in blocks, so pausing, promoting and stopping are the
-engine's decision and the loop reads from top to bottom.
+The engine pulls: :meth:`ModelTrial.run` yields what it records in blocks, and the engine decides whether to go on,
+pause or stop.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import IO, Any, cast
@@ -14,11 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autowarmup.errors import InputError
 from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.torch_scheduler import lr_ratios, set_lr
 from autowarmup.seeds import derive_seed
 from autowarmup.training.average import AveragedWeights
 from autowarmup.training.base import OpenState
-from autowarmup.training.batch import Batch, size_of, target_of, to_device
+from autowarmup.training.batch import Batch, shapes, size_of, target_of, to_device
+from autowarmup.training.optimizers import groups_of
 from autowarmup.training.recipe import Recipe
 from autowarmup.training.rng import Stream, borrowed, portable, seed_everything, usable
 from autowarmup.training.trace import Evaluation, Trace
@@ -32,7 +36,7 @@ class ModelTrial:
 
     Args:
         recipe: how to build and train the model.
-        schedule: the rates it applies.
+        schedule: the learning rates it applies.
         seed: fixes initial weights, batches and dropout: trials of one seed differ in their schedule alone.
         eval_every: optimizer steps between validations; the horizon's end validates too.
         state: what :meth:`save` wrote, to go on from.
@@ -48,11 +52,12 @@ class ModelTrial:
         self._random = Stream(derive_seed(seed, "training", *rank), recipe.device)
         with borrowed(recipe.device):
             self._model = recipe.build_model(seed)
-            self._optimizer = recipe.build_optimizer(self._model)
-        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
-        self._ratios = [rate / max(rates) for rate in rates]
-        self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+            self._optimizers = recipe.build_optimizers(self._model)
+        self._groups = groups_of(self._optimizers)
+        self._ratios = lr_ratios([float(group["lr"]) for group in self._groups])
+        self._parameters = [parameter for group in self._groups for parameter in group["params"]]
         self._average = AveragedWeights(self._model)
+        self._broken = (torch.tensor(math.nan, device=recipe.device),) * 2
         settings = recipe.settings
         self._scaler = torch.amp.GradScaler(recipe.device.type, enabled=settings.precision == "fp16")
         self._forward_model = self._group.wrapped(self._model, partly_used=recipe.partly_used)
@@ -64,7 +69,14 @@ class ModelTrial:
 
     def run(self, until: int) -> Iterator[Trace]:
         """Trains to step ``until``, yielding what happened block by block. Outside, the global random state, the
-        user's objects and the device's default settings are as they were."""
+        user's objects and the device's default settings are as they were.
+
+        Where the user's code raises once the losses or weights are not finite, as many models do, that is recorded as
+        a loss of NaN and not raised.
+
+        Raises:
+            InputError: the loss of a batch is not finite with the initial weights either.
+        """
         accumulate = self.recipe.settings.accumulate
         while self.step < until:
             validation = self.eval_every - self.step % self.eval_every
@@ -73,44 +85,64 @@ class ModelTrial:
                 batches = [next(self._batches) for _ in range(count * accumulate)]
             with self._random:
                 block = self.train(batches)
+                if not np.isfinite(block.loss).all():
+                    self._check_data("train", iter(batches[: accumulate * len(block)]))
                 if self.step % self.eval_every == 0 or self.step == self.schedule.horizon:
                     block = Trace(block.lr, block.loss, block.grad_norm, (self._validate(),), block.start)
             yield block
 
     def train(self, batches: list[Batch]) -> Trace:
         """One optimizer step for every ``accumulate`` batches, without waiting for the device before the end."""
-        settings, device = self.recipe.settings, self.recipe.device
-        rates: list[float] = []
+        accumulate = self.recipe.settings.accumulate
+        self._model.train()
+        start = self.step
+        lrs: list[float] = []
         losses: list[Tensor] = []
         norms: list[Tensor] = []
-        start = self.step
-        self._model.train()
-        for first in range(0, len(batches), settings.accumulate):
-            rates.append(self._apply_rate())
-            total = torch.zeros((), device=device)
-            for index, batch in enumerate(batches[first : first + settings.accumulate], 1):
-                part, weight = self._group.share(batch)
-                with self._group.accumulating(self._forward_model, last=index == settings.accumulate):
-                    with self._autocast():
-                        loss, _ = self.recipe.forward(self._forward_model, to_device(part, device))
-                    loss = loss * weight / settings.accumulate
-                    self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                total += loss.detach().reshape(())
-            losses.append(total)
-            norms.append(self._update())
+        for first in range(0, len(batches), accumulate):
+            lrs.append(self._apply_lr())
+            step = self._step_on(batches[first : first + accumulate], losses)
+            losses.append(step[0])
+            norms.append(step[1])
             self.step += 1
             self._average.update(self.step)
-        return self._fetched(start, rates, losses, norms)
+            if step is self._broken:
+                break
+        return self._fetched(start, lrs, losses, norms)
+
+    def _step_on(self, batches: list[Batch], earlier: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """An optimizer step: its loss, and the gradient's norm before clipping. Where the user's code raises after the
+        ``earlier`` losses or the weights became non-finite, both are NaN."""
+        try:
+            return self._gradients(batches), self._update()
+        except Exception:
+            if self._group.size > 1 or self._is_finite(earlier):
+                raise
+            return self._broken
+
+    def _gradients(self, batches: list[Batch]) -> Tensor:
+        """Computes the gradients; returns the loss."""
+        settings, device = self.recipe.settings, self.recipe.device
+        total = torch.zeros((), device=device)
+        for index, batch in enumerate(batches, 1):
+            part, weight = self._group.share(batch)
+            with self._group.accumulating(self._forward_model, last=index == settings.accumulate):
+                with self._autocast():
+                    loss, _ = self.recipe.forward(self._forward_model, to_device(part, device))
+                loss = loss * weight / settings.accumulate
+                self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach().reshape(())
+        return total
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """The loss and the metrics of the current weights: means over the examples. Uses no random numbers of the
-        training's."""
+        """The loss and the metrics of the current weights: means over the examples. The training's random state stays
+        as it is."""
         self._model.eval()
         device, metrics = self.recipe.device, self.recipe.metrics
         totals = torch.zeros(len(metrics) + 2, device=device)
         with borrowed(device), torch.no_grad():
             seed_everything(derive_seed(self._seed, "validation"), device)
-            for batch in self._group.turns(batches):
+            for batch in self._group.every_nth(batches):
                 batch = to_device(batch, device)
                 with self._autocast():
                     loss, output = self.recipe.forward(self._model, batch)
@@ -125,7 +157,7 @@ class ModelTrial:
             "step": self.step,
             "model": self._model.state_dict(),
             "buffers": dict(self._model.named_buffers()),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "average": self._average.weights,
             "scaler": self._scaler.state_dict(),
             "random": self._group.all(portable(self._random.state)),
@@ -143,50 +175,87 @@ class ModelTrial:
         self._model.load_state_dict(state["model"])
         for name, buffer in self._model.named_buffers():  # those that a state dict leaves out
             buffer.copy_(state["buffers"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self._groups = groups_of(self._optimizers)
         self._average.load(state["average"])
         self._scaler.load_state_dict(state["scaler"])
         if self._group.rank < len(state["random"]):
             self._random.state = usable(state["random"][self._group.rank])
 
-    def _apply_rate(self) -> float:
-        rate = self.schedule.lr_at(self.step)
-        for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate * ratio)
-            else:
-                group["lr"] = rate * ratio
-        return rate
+    def _apply_lr(self) -> float:
+        """Sets all groups' learning rates for the next step; returns the highest."""
+        lr = self.schedule.lr_at(self.step)
+        for group, ratio in zip(self._groups, self._ratios, strict=True):
+            set_lr(group, lr * ratio)
+        return lr
 
     def _update(self) -> Tensor:
-        """The optimizer's step; returns the gradient's norm before clipping."""
-        self._scaler.unscale_(self._optimizer)
+        """The optimizers' step; returns the gradient's norm before clipping."""
+        for optimizer in self._optimizers:
+            self._scaler.unscale_(optimizer)
         norms = torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None])
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         if self.recipe.settings.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.recipe.settings.clip_norm, norm)
-        self._scaler.step(self._optimizer)
+        for optimizer in self._optimizers:
+            self._scaler.step(optimizer)
         self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _fetched(self, start: int, rates: list[float], losses: list[Tensor], norms: list[Tensor]) -> Trace:
+    def _fetched(self, start: int, lrs: list[float], losses: list[Tensor], norms: list[Tensor]) -> Trace:
         recorded = torch.stack([torch.stack(losses).float(), torch.stack(norms).float()])
         loss, norm = self._group.mean(recorded).cpu().double().numpy()
-        rate = np.array(rates)
+        lr = np.array(lrs)
         norm = np.where(np.isnan(norm), np.inf, norm)
-        if self._scaler.is_enabled():  # the scaler skips a step whose gradients overflowed: its rate was 0
-            rate = np.where(np.isfinite(norm), rate, 0.0)
-        return Trace(rate, loss, norm, (), start)
+        if self._scaler.is_enabled():  # the scaler skips a step whose gradients overflowed: its learning rate was 0
+            lr = np.where(np.isfinite(norm), lr, 0.0)
+        return Trace(lr, loss, norm, (), start)
 
     def _validate(self) -> Evaluation:
         self._group.align([*self._model.buffers(), *self._average.statistics])
-        raw = self.evaluate(self.recipe.data.validation.one_pass())
+        raw = self._evaluated()
         with self._average.swapped_in():
-            averaged = self.evaluate(self.recipe.data.validation.one_pass())
+            averaged = self._evaluated()
         names = [*self.recipe.metrics]
         metrics = {name: raw[name] for name in names} | {f"{name}_ema": averaged[name] for name in names}
         return Evaluation(self.step, raw["loss"], averaged["loss"], metrics)
+
+    def _evaluated(self) -> dict[str, float]:
+        """:meth:`evaluate` on the validation data; all NaN where the user's code raises and the weights aren't
+        finite."""
+        data = self.recipe.data.validation
+        try:
+            values = self.evaluate(data.one_pass())
+        except Exception:
+            if self._group.size > 1 or self._is_finite([]):
+                raise
+            return dict.fromkeys(["loss", *self.recipe.metrics], math.nan)
+        if not math.isfinite(values["loss"]):
+            self._check_data("validation", data.one_pass())
+        return values
+
+    def _is_finite(self, losses: list[Tensor]) -> bool:
+        """Whether the losses and the weights' norm are finite."""
+        with torch.no_grad():
+            norms = torch._foreach_norm([parameter.detach() for parameter in self._model.parameters()])
+            return bool(torch.stack([torch.isfinite(value).all() for value in (*losses, *norms)]).all())
+
+    def _check_data(self, name: str, batches: Iterator[Batch]) -> None:
+        """A loss that isn't finite: the data's fault where that is so with the initial weights too."""
+        device = self.recipe.device
+        with borrowed(device), torch.no_grad():
+            model = self.recipe.build_model(self._seed).train(name == "train")
+            for batch in batches:
+                with self._autocast():
+                    loss, _ = self.recipe.forward(model, to_device(batch, device))
+                if not torch.isfinite(loss).all():
+                    raise InputError(
+                        f"a {name} batch ({shapes(batch)}) gives a loss of {loss.item()} before any step too, so that "
+                        f"no learning rate can mend it: are there NaN or infinite values in it, or no targets?"
+                    )
 
     def _autocast(self) -> Any:
         precision = self.recipe.settings.precision

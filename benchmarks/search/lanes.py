@@ -102,7 +102,7 @@ class Lanes:
         self.horizon = schedules[0].horizon
         with borrowed():
             self._model = task.recipe.build_model(seed)
-        self._optimizer = lane_optimizer(task.recipe.build_optimizer(self._model))
+        self._optimizer = lane_optimizer(*task.recipe.build_optimizers(self._model))
         parameters, buffers = stack_module_state([self._model])  # type: ignore[no-untyped-call]
         if buffers:
             raise ValueError("lanes don't support models with buffers")

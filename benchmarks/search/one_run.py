@@ -53,7 +53,7 @@ class Loop:
         self.task = task
         with borrowed():
             self.model = task.recipe.build_model(seed)
-            self.optimizer = task.recipe.build_optimizer(self.model)
+            (self.optimizer,) = task.recipe.build_optimizers(self.model)
         self._batches = task.recipe.data.train.passes(derive_seed(seed, "data"))
         self.step = 0
 
