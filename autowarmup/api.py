@@ -93,8 +93,8 @@ def autotune(
         current_peak: the learning rate you use today, 1e-12 to 1e6; left out, the optimizer's (1e-3 for a
             ``train_fn``).
         beta2: Adam's second-moment decay, for the untuned rule, 0 to below 1; left out, the optimizer's.
-        steps_per_epoch: optimizer steps of one pass over the data, for durations in epochs; left out, what ``data``
-            says. A ``train_fn`` needs it for them.
+        steps_per_epoch: optimizer steps of one pass over the data, 1 to 10**9, for durations in epochs; left out, what
+            ``data`` says. A ``train_fn`` needs it for them.
         confirm_seeds: 2 to 100 fresh paired seeds on which the winner meets the baselines.
         cohort: trials that are trained at the same time, 1 to 1,000; on one machine 1 is best.
         detectors: settings of the instability detectors.
@@ -131,8 +131,7 @@ def autotune(
         total_steps=total_steps, tune_steps=tune_steps, batch_size=batch_size, accumulate=accumulate,
         clip_norm=clip_norm, precision=precision, device=device, compile=compile, space=loaded_space(space),
         budget=budget, seed=seed, current_peak=current_peak, beta2=beta2, steps_per_epoch=steps_per_epoch,
-        confirm_seeds=confirm_seeds, cohort=cohort, detectors=detectors, study=study, mlflow=mlflow,
-        progress=progress, engine=engine,
+        confirm_seeds=confirm_seeds, cohort=cohort, detectors=detectors, study=study, mlflow=mlflow, progress=progress, engine=engine,
     )  # fmt: skip
     task = _task(given, model_fn, data, train_fn, loss, optimizer, metrics)
     config = _config(given, task)
@@ -179,9 +178,10 @@ def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, 
     from autowarmup.training.task import ModelTask
 
     task = ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=given.training)
-    steps = given.steps_per_epoch
-    if steps is not None and task.steps_per_epoch not in (None, steps):
-        raise InputError(f"steps_per_epoch={steps}: the data makes {task.steps_per_epoch}; leave it out")
+    if given.steps_per_epoch is not None and task.steps_per_epoch not in (None, given.steps_per_epoch):
+        raise InputError(
+            f"steps_per_epoch={given.steps_per_epoch}: the data makes {task.steps_per_epoch} optimizer steps; leave it out"
+        )
     return task
 
 

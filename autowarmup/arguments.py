@@ -109,7 +109,7 @@ class Arguments(TrainSettings):
     seed: Seed = 0
     current_peak: Rate | None = None
     beta2: Beta2 | None = None
-    steps_per_epoch: Whole | None = Field(default=None, ge=1, le=10**9)
+    steps_per_epoch: Annotated[Whole, Field(ge=1, le=MAX_STEPS)] | None = None
     confirm_seeds: ConfirmSeeds = 3
     cohort: Cohort = 1
     detectors: InstanceOf[Detectors] | None = None

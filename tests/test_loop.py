@@ -182,7 +182,7 @@ def test_a_baseline_has_the_benefit_of_the_doubt(tmp_path: Path) -> None:
     proposals = [record for record in result.records if record.role == "proposal"]
     assert {record.outcome for record in proposals} <= {"unstable", "pruned"}
     assert any(record.outcome == "unstable" for record in proposals)
-    assert result.verdict.kind == "tie"
+    assert result.verdict.kind in ("tie", "leaning")
 
 
 SCHEDULE = Schedule(peak=0.1, horizon=40, warmup_steps=8, shape="linear")

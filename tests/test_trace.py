@@ -89,10 +89,10 @@ def test_a_metric_that_one_evaluation_lacks_comes_back_as_nan() -> None:
     assert second.metrics["f1"] == 0.25
 
 
-def test_the_score_is_the_ema_loss_where_there_is_one() -> None:
+def test_the_score_is_the_ema_loss_where_it_is_finite() -> None:
     assert Evaluation(1, val_loss=2.0, val_loss_ema=1.0).score == 1.0
     assert Evaluation(1, val_loss=2.0, val_loss_ema=math.nan).score == 2.0
-    assert Evaluation(1, val_loss=2.0, val_loss_ema=math.inf).score == math.inf
+    assert Evaluation(1, val_loss=2.0, val_loss_ema=math.inf).score == 2.0
 
 
 def test_numpy_alone_reads_the_bytes() -> None:
