@@ -112,6 +112,345 @@ def noisy(*points: tuple[float, float], noise: float = 1.0, seed: int = 0) -> Co
     return losses + noise * normal(len(losses), seed)
 
 
+# --- Counts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loss", "name"), [(NAN, "nan"), (INF, "inf"), (-INF, "-inf")])
+def test_a_loss_that_is_not_finite(loss: float, name: str) -> None:
+    losses = fall()
+    losses[5] = loss
+    check(watch(Run(losses)), [Event("non-finite", 5, 5, 1e6, True, f"the loss is {name}")])
+
+
+def test_a_gradient_that_is_not_finite() -> None:
+    run = Run(fall(), norms=np.where(np.arange(300) == 9, INF, 1.0))
+    check(watch(run), [Event("non-finite", 9, 9, 1e6, True, "the gradient is not finite")])
+
+
+def test_so_many_skipped_steps_are_no_failure_and_one_more_is() -> None:
+    skipped = np.arange(300) < 30
+    rates = np.where(np.arange(300) < 31, 0.0, 1e-3)
+    check(watch(Run(fall(), norms=np.where(skipped, INF, 1.0), rates=rates)), [])
+    skipped[30] = True
+    event = Event("non-finite", 30, 30, 1e6, True, "the gradient is not finite")
+    check(watch(Run(fall(), norms=np.where(skipped, INF, 1.0), rates=rates)), [event])
+
+
+def test_a_step_that_is_not_skipped_starts_their_count_anew() -> None:
+    detector = NonFinite(max_skips=2)
+    for number, norm in enumerate([INF, INF, 1.0, INF, INF, NAN, INF, INF]):
+        assert detector.observe(Step(number, 0.0, 1.0, norm)) is None
+    assert detector.observe(Step(8, 0.0, 1.0, INF)) is not None
+
+
+def test_nine_exploding_gradients_are_recorded_and_ten_are_fatal() -> None:
+    message = "the gradient's norm of 40 is 40 times the largest of the last 40 steps"
+    first = Event("gradient-explosion", 50, 50, math.log10(40.0), False, message)
+    again = first._replace(step=60, detected=60)
+    steps = np.arange(300)
+    high = ((steps >= 50) & (steps < 59)) | ((steps >= 60) & (steps < 69))
+    check(watch(Run(fall(), norms=np.where(high, 40.0, 1.0))), [first, again])
+    high[69] = True
+    last = again._replace(detected=69, fatal=True)
+    check(watch(Run(fall(), norms=np.where(high, 40.0, 1.0))), [first, again, last])
+
+
+def explodes(norms: list[float]) -> bool:
+    """Whether the last of the gradients does."""
+    detector = Gradients(explosion_factor=30.0, vanishing_factor=1e-3)
+    return [detector.observe(Step(number, 0.1, 1.0, norm)) for number, norm in enumerate(norms)][-1] is not None
+
+
+def test_what_a_gradient_is_compared_with() -> None:
+    assert not explodes([1.0] * 7 + [1e3])
+    assert explodes([1.0] * 8 + [1e3])
+    assert explodes([NAN] * 4 + [1.0] * 8 + [1e3])
+    assert not explodes([1.0] * 10 + [10.0] + [1.0] * 39 + [100.0])  # the large one is one of the last forty
+    assert explodes([1.0] * 10 + [10.0] + [1.0] * 40 + [100.0])
+    assert not explodes([0.0] * 20 + [1.0])
+
+
+def dies(norms: list[float], losses: list[float] | None = None) -> int | None:
+    """The step at which the gradient is dead."""
+    detector = Gradients(explosion_factor=1e6, vanishing_factor=1e-3)
+    for number, norm in enumerate(norms):
+        event = detector.observe(Step(number, 0.1, losses[number] if losses else 1.0, norm))
+        if event is not None:
+            check(
+                [event],
+                [Event("silent-failure", number - 9, number, 1.0, True, f"the gradient died: its norm is {norm:.3g}")],
+            )
+            return number
+    return None
+
+
+def test_how_long_a_gradient_has_to_be_dead_and_what_interrupts_it() -> None:
+    assert dies([1.0] * 20 + [0.0] * 10) == 29
+    assert dies([1.0] * 20 + [0.0] * 9 + [1.0] + [0.0] * 9) is None
+    assert dies([1.0] * 19 + [0.0] + [0.0] * 20) == 29  # the first 20 are what it is compared with
+    assert dies([1.0] * 20 + [0.1] * 20 + [2e-4] * 10) is None  # against the last 20, not the first
+    assert dies([1.0] * 10 + [0.1] * 10 + [2e-4] * 10) == 29  # the upper of two middle norms
+    assert dies([1.0] * 9 + [0.1] * 11 + [2e-4] * 10) is None
+
+
+def test_a_loss_that_falls_with_its_gradient_is_alive() -> None:
+    assert dies([1.0] * 20 + [0.0] * 10, [-4.0] * 20 + [-0.41] * 10) == 29
+    assert dies([1.0] * 20 + [0.0] * 10, [-4.0] * 20 + [-0.39] * 10) is None
+    # The last 20 losses count: after ten low ones they are what a loss is compared with.
+    assert dies([1.0] * 30 + [0.0] * 20, [4.0] * 30 + [0.4] * 20) == 50 - 1
+
+
+def frozen(losses: list[float]) -> tuple[int, int, bool] | None:
+    """Where a loss froze, when that was told, and whether it is fatal."""
+    detector = FrozenLoss()
+    for number, loss in enumerate(losses):
+        event = detector.observe(Step(number, 0.1, loss, NAN))
+        if event is not None:
+            check([event], [Event("stall", event.step, number, 0.1, event.fatal, f"the loss is frozen at {loss:.6g}")])
+            return event.step, event.detected, event.fatal
+    return None
+
+
+def test_how_long_a_loss_is_frozen_and_what_came_before() -> None:
+    before = [2.0 + 0.1 * (number % 7) + 0.01 * number for number in range(20)]
+    assert frozen([*before, *[1.5] * 9]) is None
+    assert frozen([*before, *[1.5] * 9, 1.6, *[1.5] * 9]) is None
+    assert frozen([*before, *[1.5] * 10]) == (20, 29, True)
+    assert frozen([*before, *[0.0] * 20]) is None
+    assert frozen([*before[1:], *[1.5] * 10]) == (19, 28, False)  # too few before it
+    assert frozen([1.0] * 10) == (0, 9, False)
+    twice, thrice = [*before], [*before]
+    twice[5], twice[9] = twice[4], twice[8]
+    thrice[5], thrice[9], thrice[13] = thrice[4], thrice[8], thrice[12]
+    assert frozen([*twice, *[1.5] * 10]) == (20, 29, True)
+    assert frozen([*thrice, *[1.5] * 10]) == (20, 29, False)
+    converging = [3.0 + 3.3e-4 * (number % 2) for number in range(20)]  # a change is 1.1 ten-thousandths of the loss
+    assert frozen([*converging, *[3.0] * 10]) == (19 + 1, 29, True)
+    assert frozen([*(3.0 + 2.7e-4 * (number % 2) for number in range(20)), *[3.0] * 10]) == (20, 29, False)
+
+
+def test_a_loss_that_never_moves_from_zero_is_none_of_a_stall() -> None:
+    check(watch(Run(np.zeros(300))), [])
+
+
+# --- What the detectors go by -----------------------------------------------------------------------------
+
+
+def middle(values: Column) -> float:
+    return float(np.sort(values)[len(values) // 2])
+
+
+@pytest.mark.parametrize("count", [9, 10, 12, 25, 40, 41, 47, 60, 100])
+def test_the_levels_and_the_noise_of_a_history(count: int) -> None:
+    """Worked out anew from all losses, with numpy."""
+    losses, rates = noisy((0, 4.0), (100, 1.0), noise=0.3, seed=3), line((0, 1.0), (30, 2.0), (70, 2.0), (100, 1.5))
+    norms = np.exp(0.1 * normal(100, 4) - np.arange(100) / 20.0)
+    history = History()
+    for number in range(count):
+        history.add(Step(number, float(rates[number]), float(losses[number]), float(norms[number])))
+    seen = losses[:count]
+    levels = np.array([middle(seen[max(0, end - 20) : end]) for end in range(1, count + 1)])
+    excesses = []
+    for number in range(8, count):
+        window = seen[max(0, number - 20) : number]
+        half = len(window) // 2
+        earlier, later = middle(window[:half]), middle(window[half:])
+        excesses.append(seen[number] - max(later + 0.5 * (later - earlier), min(window[half:])))
+    noise = np.array(excesses[-40:])
+    sigma = 1.4826 * middle(np.abs(noise - middle(noise)))
+    usual = np.sort(np.abs(noise[:-4]))
+    error = 1.2533 * sigma / math.sqrt(20.0)
+    assert history.count == count
+    assert history.first == losses[0]
+    assert history.start == middle(losses[:3])
+    assert history.level == levels[-1]
+    assert history.recent == middle(seen[-5:])
+    assert history.earlier == middle(seen[-20:][:10])
+    assert history.excess == pytest.approx(excesses[-1])
+    assert history.sigma == pytest.approx(sigma)
+    assert history.reach == pytest.approx(usual[int(0.9 * len(usual))] if len(usual) else 0.0)
+    assert history.lowest == (min(levels[9:]) if count >= 10 else INF)
+    assert history.highest == (max(levels[9:]) if count >= 10 else -INF)
+    assert history.max_rate == max(rates[:count])
+    assert history.error == pytest.approx(error)
+    assert history.wander == pytest.approx(2.0 * error * math.sqrt(2.0 * math.log(1.0 + count / 20.0)))
+    lately = levels[-40:]
+    below = lately[-1] < lately[0] - 2.0 * error or history.recent < history.earlier - 1.4 * sigma
+    assert history.falling == below
+    assert history.rate_rising == (rates[:count][-1] > 1.001 * rates[:count][-20:][0])
+    assert history.calm == (count >= 20 and middle(norms[:count][-20:]) < middle(norms[:5]) / 3.0)
+
+
+def history_of(losses: Column, *, rates: Column | None = None, norms: Column | None = None) -> History:
+    history = History()
+    for number, loss in enumerate(losses):
+        rate = 0.1 if rates is None else float(rates[number])
+        norm = NAN if norms is None else float(norms[number])
+        history.add(Step(number, rate, float(loss), norm))
+    return history
+
+
+def test_progress_is_the_way_come_or_three_tenths_of_the_start() -> None:
+    history = history_of(np.linspace(2.0, 1.0, 30))
+    assert history.progress == history.start - history.lowest
+    assert history.share(0.25) == 0.25 / history.progress
+    flat = history_of(np.full(30, -2.0))
+    assert flat.progress == 0.6
+    assert history_of(np.zeros(30)).share(3.0) == 1.0
+
+
+@pytest.mark.parametrize(("factor", "rising"), [(1.0009, False), (1.0011, True)])
+def test_a_rate_rises_by_more_than_a_thousandth_in_twenty_steps(factor: float, rising: bool) -> None:
+    assert history_of(np.ones(20), rates=np.linspace(1.0, factor, 20)).rate_rising == rising
+    assert not history_of(np.ones(21), rates=np.array([1.0, *[2.0] * 20])).rate_rising
+
+
+@pytest.mark.parametrize(("norm", "calm"), [(0.33, True), (0.34, False)])
+def test_gradients_are_calm_at_a_third_of_the_first(norm: float, calm: bool) -> None:
+    norms = np.array([5.0, 1.0, NAN, 1.0, 0.9, 0.9, *[norm] * 20])  # the median of the first five is 1
+    assert history_of(np.ones(26), norms=norms).calm == calm
+    assert not history_of(np.ones(19), norms=np.array([1.0] * 5 + [0.1] * 14)).calm
+
+
+def test_the_losses_fall_within_one_window_or_over_two() -> None:
+    """By two standard errors of a level, and by 1.4 of a loss."""
+
+    def falls(losses: Column) -> tuple[float, float, bool]:
+        history = history_of(losses)
+        over_two = (history.levels[0] - history.level) / history.error
+        within = (history.earlier - history.recent) / history.sigma
+        return over_two, within, history.falling
+
+    answers = [
+        falls(noisy((0, 3.0), (60, 3.0 - 0.01 * slope), seed=seed, noise=0.1)) for slope in range(20) for seed in (0, 1)
+    ]
+    answers += [falls(noisy((0, 2.0), (45, 3.0), (60, 3.0 - 0.02 * slope), seed=2, noise=0.1)) for slope in range(30)]
+    for over_two, within, falling in answers:
+        assert falling == (over_two > 2.0 or within > 1.4)
+    assert {over_two > 2.0 for over_two, within, _ in answers if within < 1.4} == {True, False}
+    assert {within > 1.4 for over_two, within, _ in answers if over_two < 2.0} == {True, False}
+
+
+def test_damage_lasts_through_a_step_without_it_and_ends_where_there_are_many() -> None:
+    lasting, steps = Lasting(), []
+    for number, damaged in enumerate([1, 1, 1, 1, 0, 1, 0, 0, 1, 1, 0]):
+        lasting.add(Step(number, 0.1, 1.0, NAN), bool(damaged))
+        steps.append((lasting.steps, lasting.since.number if lasting.since else None))
+    assert steps == [
+        (1, 0), (2, 0), (3, 0), (4, 0), (2, 0), (3, 0), (1, 0), (0, None), (1, 8), (2, 8), (0, None)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("fall", [0.0, 0.3, 0.6, 1.0])
+def test_steps_over_which_the_loss_has_not_fallen(fall: float) -> None:
+    """Worked out anew, step by step."""
+    losses = noisy((0, 3.0), (100, 3.0 - fall), (1500, 3.0 - fall), noise=0.2, seed=5)
+    history = History()
+    settled, kept, wait, level = Settled(history), [], 0, 0.0
+    for number, loss in enumerate(losses):
+        step = Step(number, 0.1, float(loss), NAN)
+        history.add(step)
+        settled.add(step)
+        kept = [*kept, float(loss)][-1000:]
+        wait -= 1
+        if wait <= 0 and len(kept) >= 10:
+            count, half = len(kept), len(kept) // 2
+            wait, level = count // 20, middle(np.array(kept))
+            drop = middle(np.array(kept[:half])) - middle(np.array(kept[-half:]))
+            if drop > 1.2533 * history.sigma * math.sqrt(2.0 / half):
+                kept = kept[count // 10 :]
+        assert [step.loss for step in settled.steps] == kept
+        assert settled.level == level
+        assert settled.error == pytest.approx(1.2533 * history.sigma / math.sqrt(len(kept)))
+
+
+# --- Patience, severities, settings ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("horizon", "patience"), [(10, 10), (166, 10), (200, 12), (300, 18), (2000, 120), (8000, 480), (10_000, 500)]
+)
+def test_patience_is_a_share_of_the_horizon_within_limits(horizon: int, patience: int) -> None:
+    """A loss that stays above its start is fatal after so many steps; one that only climbed, after twice as many."""
+    losses = quiet((0, 1.0), (30, 1.0), (80, 1.6), (1300, 3.6))
+    events = watch(Run(losses, horizon=horizon, detectors=Detectors(spike_share=10.0, climb_share=10.0)))
+    (divergence,) = [event for event in events if event.kind == "divergence"]
+    assert divergence.detected - divergence.step == patience - 1
+    losses = quiet((0, 4.0), (30, 1.0), (80, 1.0), (130, 2.0), (1300, 4.0))
+    events = watch(Run(losses, horizon=horizon, detectors=Detectors(spike_share=10.0)))
+    (divergence,) = [event for event in events if event.kind == "divergence"]
+    assert divergence.detected - divergence.step == 2 * patience - 1
+
+
+def test_a_severity_is_brought_into_range() -> None:
+    since, now = Step(3, 0.1, 1.0, NAN), Step(7, 0.2, 1.0, NAN)
+    assert found("spike", since, now, -1.0, False, "").severity == 1e-6
+    assert found("spike", since, now, 1e9, False, "").severity == 1e6
+    event = found("spike", since, now, 2.0, False, "so")
+    assert (event.step, event.lr, event.detected, event.severity, event.fatal) == (3, 0.1, 7, 2.0, False)
+
+
+def test_the_settings_are_those_that_were_measured() -> None:
+    assert Detectors().model_dump() == {
+        "spike_noise": 2.0,
+        "spike_share": 0.3,
+        "spike_record": 2.0,
+        "patience": 0.06,
+        "climb_share": 0.3,
+        "explosion_factor": 30.0,
+        "vanishing_factor": 1e-3,
+        "max_skips": 30,
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed", "refused"),
+    [
+        ("spike_noise", (1e-9, 100.0), (0.0, 100.1)),
+        ("spike_share", (1e-9, 10.0), (0.0, 10.1)),
+        ("spike_record", (1.0, 100.0), (0.9, 100.1)),
+        ("patience", (1e-9, 1.0), (0.0, 1.1)),
+        ("climb_share", (1e-9, 10.0), (0.0, 10.1)),
+        ("explosion_factor", (1.1, 1e6), (1.0, 1.1e6)),
+        ("vanishing_factor", (1e-9, 0.999), (0.0, 1.0)),
+        ("max_skips", (1, 10_000), (0, 10_001)),
+    ],
+)
+def test_the_bounds_of_the_settings(setting: str, allowed: tuple[float, ...], refused: tuple[float, ...]) -> None:
+    for value in allowed:
+        assert getattr(Detectors.model_validate({setting: value}), setting) == value
+    for value in refused:
+        with pytest.raises(ValidationError, match=setting):
+            Detectors.model_validate({setting: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("severity", 0.0), ("severity", 1.1e6), ("step", -1), ("detected", -1), ("lr", -1.0)]
+)
+def test_the_bounds_of_an_instability(field: str, value: float) -> None:
+    fine = {"kind": "spike", "severity": 1e6, "step": 0, "lr": 0.0, "detected": 0, "fatal": False, "message": ""}
+    assert Instability.model_validate(fine).severity == 1e6
+    with pytest.raises(ValidationError, match=field):
+        Instability.model_validate(fine | {field: value})
+
+
+def test_of_several_instabilities_of_one_step_the_fatal_one_is_returned() -> None:
+    """The gradient explodes for the tenth time where the loss has been frozen for ten steps."""
+    monitor = Detectors().monitor(300)
+    for number in range(20):
+        early = number < 10
+        returned = monitor.observe(number, 0.1, 2.0 + early * number, 1.0 if early else 40.0)
+    assert returned is not None
+    assert (returned.kind, returned.fatal) == ("gradient-explosion", True)
+    assert [(event.kind, event.detected, event.fatal) for event in monitor.events] == [
+        ("gradient-explosion", 10, False),
+        ("gradient-explosion", 19, True),
+        ("stall", 19, False),
+    ]
+
+
+# --- Edges -----------------------------------------------------------------------------------------------
+
 EDGES = (
     # --- Spikes ---
     Edge(
@@ -784,340 +1123,3 @@ EDGES = (
 def test_just_below_and_just_above_what_decides(edge: Edge) -> None:
     check(watch(edge.run(edge.low)), edge.below)
     check(watch(edge.run(edge.high)), edge.above)
-
-
-# --- Counts ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("loss", "name"), [(NAN, "nan"), (INF, "inf"), (-INF, "-inf")])
-def test_a_loss_that_is_not_finite(loss: float, name: str) -> None:
-    losses = fall()
-    losses[5] = loss
-    check(watch(Run(losses)), [Event("non-finite", 5, 5, 1e6, True, f"the loss is {name}")])
-
-
-def test_a_gradient_that_is_not_finite() -> None:
-    run = Run(fall(), norms=np.where(np.arange(300) == 9, INF, 1.0))
-    check(watch(run), [Event("non-finite", 9, 9, 1e6, True, "the gradient is not finite")])
-
-
-def test_so_many_skipped_steps_are_no_failure_and_one_more_is() -> None:
-    skipped = np.arange(300) < 30
-    rates = np.where(np.arange(300) < 31, 0.0, 1e-3)
-    check(watch(Run(fall(), norms=np.where(skipped, INF, 1.0), rates=rates)), [])
-    skipped[30] = True
-    event = Event("non-finite", 30, 30, 1e6, True, "the gradient is not finite")
-    check(watch(Run(fall(), norms=np.where(skipped, INF, 1.0), rates=rates)), [event])
-
-
-def test_a_step_that_is_not_skipped_starts_their_count_anew() -> None:
-    detector = NonFinite(max_skips=2)
-    for number, norm in enumerate([INF, INF, 1.0, INF, INF, NAN, INF, INF]):
-        assert detector.observe(Step(number, 0.0, 1.0, norm)) is None
-    assert detector.observe(Step(8, 0.0, 1.0, INF)) is not None
-
-
-def test_nine_exploding_gradients_are_recorded_and_ten_are_fatal() -> None:
-    message = "the gradient's norm of 40 is 40 times the largest of the last 40 steps"
-    first = Event("gradient-explosion", 50, 50, math.log10(40.0), False, message)
-    again = first._replace(step=60, detected=60)
-    steps = np.arange(300)
-    high = ((steps >= 50) & (steps < 59)) | ((steps >= 60) & (steps < 69))
-    check(watch(Run(fall(), norms=np.where(high, 40.0, 1.0))), [first, again])
-    high[69] = True
-    last = again._replace(detected=69, fatal=True)
-    check(watch(Run(fall(), norms=np.where(high, 40.0, 1.0))), [first, again, last])
-
-
-def explodes(norms: list[float]) -> bool:
-    """Whether the last of the gradients does."""
-    detector = Gradients(explosion_factor=30.0, vanishing_factor=1e-3)
-    return [detector.observe(Step(number, 0.1, 1.0, norm)) for number, norm in enumerate(norms)][-1] is not None
-
-
-def test_what_a_gradient_is_compared_with() -> None:
-    assert not explodes([1.0] * 7 + [1e3])
-    assert explodes([1.0] * 8 + [1e3])
-    assert explodes([NAN] * 4 + [1.0] * 8 + [1e3])
-    assert not explodes([1.0] * 10 + [10.0] + [1.0] * 39 + [100.0])  # the large one is one of the last forty
-    assert explodes([1.0] * 10 + [10.0] + [1.0] * 40 + [100.0])
-    assert not explodes([0.0] * 20 + [1.0])
-
-
-def dies(norms: list[float], losses: list[float] | None = None) -> int | None:
-    """The step at which the gradient is dead."""
-    detector = Gradients(explosion_factor=1e6, vanishing_factor=1e-3)
-    for number, norm in enumerate(norms):
-        event = detector.observe(Step(number, 0.1, losses[number] if losses else 1.0, norm))
-        if event is not None:
-            check(
-                [event],
-                [Event("silent-failure", number - 9, number, 1.0, True, f"the gradient died: its norm is {norm:.3g}")],
-            )
-            return number
-    return None
-
-
-def test_how_long_a_gradient_has_to_be_dead_and_what_interrupts_it() -> None:
-    assert dies([1.0] * 20 + [0.0] * 10) == 29
-    assert dies([1.0] * 20 + [0.0] * 9 + [1.0] + [0.0] * 9) is None
-    assert dies([1.0] * 19 + [0.0] + [0.0] * 20) == 29  # the first 20 are what it is compared with
-    assert dies([1.0] * 20 + [0.1] * 20 + [2e-4] * 10) is None  # against the last 20, not the first
-    assert dies([1.0] * 10 + [0.1] * 10 + [2e-4] * 10) == 29  # the upper of two middle norms
-    assert dies([1.0] * 9 + [0.1] * 11 + [2e-4] * 10) is None
-
-
-def test_a_loss_that_falls_with_its_gradient_is_alive() -> None:
-    assert dies([1.0] * 20 + [0.0] * 10, [-4.0] * 20 + [-0.41] * 10) == 29
-    assert dies([1.0] * 20 + [0.0] * 10, [-4.0] * 20 + [-0.39] * 10) is None
-    # The last 20 losses count: after ten low ones they are what a loss is compared with.
-    assert dies([1.0] * 30 + [0.0] * 20, [4.0] * 30 + [0.4] * 20) == 50 - 1
-
-
-def frozen(losses: list[float]) -> tuple[int, int, bool] | None:
-    """Where a loss froze, when that was told, and whether it is fatal."""
-    detector = FrozenLoss()
-    for number, loss in enumerate(losses):
-        event = detector.observe(Step(number, 0.1, loss, NAN))
-        if event is not None:
-            check([event], [Event("stall", event.step, number, 0.1, event.fatal, f"the loss is frozen at {loss:.6g}")])
-            return event.step, event.detected, event.fatal
-    return None
-
-
-def test_how_long_a_loss_is_frozen_and_what_came_before() -> None:
-    before = [2.0 + 0.1 * (number % 7) + 0.01 * number for number in range(20)]
-    assert frozen([*before, *[1.5] * 9]) is None
-    assert frozen([*before, *[1.5] * 9, 1.6, *[1.5] * 9]) is None
-    assert frozen([*before, *[1.5] * 10]) == (20, 29, True)
-    assert frozen([*before, *[0.0] * 20]) is None
-    assert frozen([*before[1:], *[1.5] * 10]) == (19, 28, False)  # too few before it
-    assert frozen([1.0] * 10) == (0, 9, False)
-    twice, thrice = [*before], [*before]
-    twice[5], twice[9] = twice[4], twice[8]
-    thrice[5], thrice[9], thrice[13] = thrice[4], thrice[8], thrice[12]
-    assert frozen([*twice, *[1.5] * 10]) == (20, 29, True)
-    assert frozen([*thrice, *[1.5] * 10]) == (20, 29, False)
-    converging = [3.0 + 3.3e-4 * (number % 2) for number in range(20)]  # a change is 1.1 ten-thousandths of the loss
-    assert frozen([*converging, *[3.0] * 10]) == (19 + 1, 29, True)
-    assert frozen([*(3.0 + 2.7e-4 * (number % 2) for number in range(20)), *[3.0] * 10]) == (20, 29, False)
-
-
-def test_a_loss_that_never_moves_from_zero_is_none_of_a_stall() -> None:
-    check(watch(Run(np.zeros(300))), [])
-
-
-# --- What the detectors go by -----------------------------------------------------------------------------
-
-
-def middle(values: Column) -> float:
-    return float(np.sort(values)[len(values) // 2])
-
-
-@pytest.mark.parametrize("count", [9, 10, 12, 25, 40, 41, 47, 60, 100])
-def test_the_levels_and_the_noise_of_a_history(count: int) -> None:
-    """Worked out anew from all losses, with numpy."""
-    losses, rates = noisy((0, 4.0), (100, 1.0), noise=0.3, seed=3), line((0, 1.0), (30, 2.0), (70, 2.0), (100, 1.5))
-    norms = np.exp(0.1 * normal(100, 4) - np.arange(100) / 20.0)
-    history = History()
-    for number in range(count):
-        history.add(Step(number, float(rates[number]), float(losses[number]), float(norms[number])))
-    seen = losses[:count]
-    levels = np.array([middle(seen[max(0, end - 20) : end]) for end in range(1, count + 1)])
-    excesses = []
-    for number in range(8, count):
-        window = seen[max(0, number - 20) : number]
-        half = len(window) // 2
-        earlier, later = middle(window[:half]), middle(window[half:])
-        excesses.append(seen[number] - max(later + 0.5 * (later - earlier), min(window[half:])))
-    noise = np.array(excesses[-40:])
-    sigma = 1.4826 * middle(np.abs(noise - middle(noise)))
-    usual = np.sort(np.abs(noise[:-4]))
-    error = 1.2533 * sigma / math.sqrt(20.0)
-    assert history.count == count
-    assert history.first == losses[0]
-    assert history.start == middle(losses[:3])
-    assert history.level == levels[-1]
-    assert history.recent == middle(seen[-5:])
-    assert history.earlier == middle(seen[-20:][:10])
-    assert history.excess == pytest.approx(excesses[-1])
-    assert history.sigma == pytest.approx(sigma)
-    assert history.reach == pytest.approx(usual[int(0.9 * len(usual))] if len(usual) else 0.0)
-    assert history.lowest == (min(levels[9:]) if count >= 10 else INF)
-    assert history.highest == (max(levels[9:]) if count >= 10 else -INF)
-    assert history.max_rate == max(rates[:count])
-    assert history.error == pytest.approx(error)
-    assert history.wander == pytest.approx(2.0 * error * math.sqrt(2.0 * math.log(1.0 + count / 20.0)))
-    lately = levels[-40:]
-    below = lately[-1] < lately[0] - 2.0 * error or history.recent < history.earlier - 1.4 * sigma
-    assert history.falling == below
-    assert history.rate_rising == (rates[:count][-1] > 1.001 * rates[:count][-20:][0])
-    assert history.calm == (count >= 20 and middle(norms[:count][-20:]) < middle(norms[:5]) / 3.0)
-
-
-def history_of(losses: Column, *, rates: Column | None = None, norms: Column | None = None) -> History:
-    history = History()
-    for number, loss in enumerate(losses):
-        rate = 0.1 if rates is None else float(rates[number])
-        norm = NAN if norms is None else float(norms[number])
-        history.add(Step(number, rate, float(loss), norm))
-    return history
-
-
-def test_progress_is_the_way_come_or_three_tenths_of_the_start() -> None:
-    history = history_of(np.linspace(2.0, 1.0, 30))
-    assert history.progress == history.start - history.lowest
-    assert history.share(0.25) == 0.25 / history.progress
-    flat = history_of(np.full(30, -2.0))
-    assert flat.progress == 0.6
-    assert history_of(np.zeros(30)).share(3.0) == 1.0
-
-
-@pytest.mark.parametrize(("factor", "rising"), [(1.0009, False), (1.0011, True)])
-def test_a_rate_rises_by_more_than_a_thousandth_in_twenty_steps(factor: float, rising: bool) -> None:
-    assert history_of(np.ones(20), rates=np.linspace(1.0, factor, 20)).rate_rising == rising
-    assert not history_of(np.ones(21), rates=np.array([1.0, *[2.0] * 20])).rate_rising
-
-
-@pytest.mark.parametrize(("norm", "calm"), [(0.33, True), (0.34, False)])
-def test_gradients_are_calm_at_a_third_of_the_first(norm: float, calm: bool) -> None:
-    norms = np.array([5.0, 1.0, NAN, 1.0, 0.9, 0.9, *[norm] * 20])  # the median of the first five is 1
-    assert history_of(np.ones(26), norms=norms).calm == calm
-    assert not history_of(np.ones(19), norms=np.array([1.0] * 5 + [0.1] * 14)).calm
-
-
-def test_the_losses_fall_within_one_window_or_over_two() -> None:
-    """By two standard errors of a level, and by 1.4 of a loss."""
-
-    def falls(losses: Column) -> tuple[float, float, bool]:
-        history = history_of(losses)
-        over_two = (history.levels[0] - history.level) / history.error
-        within = (history.earlier - history.recent) / history.sigma
-        return over_two, within, history.falling
-
-    answers = [
-        falls(noisy((0, 3.0), (60, 3.0 - 0.01 * slope), seed=seed, noise=0.1)) for slope in range(20) for seed in (0, 1)
-    ]
-    answers += [falls(noisy((0, 2.0), (45, 3.0), (60, 3.0 - 0.02 * slope), seed=2, noise=0.1)) for slope in range(30)]
-    for over_two, within, falling in answers:
-        assert falling == (over_two > 2.0 or within > 1.4)
-    assert {over_two > 2.0 for over_two, within, _ in answers if within < 1.4} == {True, False}
-    assert {within > 1.4 for over_two, within, _ in answers if over_two < 2.0} == {True, False}
-
-
-def test_damage_lasts_through_a_step_without_it_and_ends_where_there_are_many() -> None:
-    lasting, steps = Lasting(), []
-    for number, damaged in enumerate([1, 1, 1, 1, 0, 1, 0, 0, 1, 1, 0]):
-        lasting.add(Step(number, 0.1, 1.0, NAN), bool(damaged))
-        steps.append((lasting.steps, lasting.since.number if lasting.since else None))
-    assert steps == [
-        (1, 0), (2, 0), (3, 0), (4, 0), (2, 0), (3, 0), (1, 0), (0, None), (1, 8), (2, 8), (0, None)
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("fall", [0.0, 0.3, 0.6, 1.0])
-def test_steps_over_which_the_loss_has_not_fallen(fall: float) -> None:
-    """Worked out anew, step by step."""
-    losses = noisy((0, 3.0), (100, 3.0 - fall), (1500, 3.0 - fall), noise=0.2, seed=5)
-    history = History()
-    settled, kept, wait, level = Settled(history), [], 0, 0.0
-    for number, loss in enumerate(losses):
-        step = Step(number, 0.1, float(loss), NAN)
-        history.add(step)
-        settled.add(step)
-        kept = [*kept, float(loss)][-1000:]
-        wait -= 1
-        if wait <= 0 and len(kept) >= 10:
-            count, half = len(kept), len(kept) // 2
-            wait, level = count // 20, middle(np.array(kept))
-            drop = middle(np.array(kept[:half])) - middle(np.array(kept[-half:]))
-            if drop > 1.2533 * history.sigma * math.sqrt(2.0 / half):
-                kept = kept[count // 10 :]
-        assert [step.loss for step in settled.steps] == kept
-        assert settled.level == level
-        assert settled.error == pytest.approx(1.2533 * history.sigma / math.sqrt(len(kept)))
-
-
-# --- Patience, severities, settings ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("horizon", "patience"), [(10, 10), (166, 10), (200, 12), (300, 18), (2000, 120), (8000, 480), (10_000, 500)]
-)
-def test_patience_is_a_share_of_the_horizon_within_limits(horizon: int, patience: int) -> None:
-    """A loss that stays above its start is fatal after so many steps; one that only climbed, after twice as many."""
-    losses = quiet((0, 1.0), (30, 1.0), (80, 1.6), (1300, 3.6))
-    events = watch(Run(losses, horizon=horizon, detectors=Detectors(spike_share=10.0, climb_share=10.0)))
-    (divergence,) = [event for event in events if event.kind == "divergence"]
-    assert divergence.detected - divergence.step == patience - 1
-    losses = quiet((0, 4.0), (30, 1.0), (80, 1.0), (130, 2.0), (1300, 4.0))
-    events = watch(Run(losses, horizon=horizon, detectors=Detectors(spike_share=10.0)))
-    (divergence,) = [event for event in events if event.kind == "divergence"]
-    assert divergence.detected - divergence.step == 2 * patience - 1
-
-
-def test_a_severity_is_brought_into_range() -> None:
-    since, now = Step(3, 0.1, 1.0, NAN), Step(7, 0.2, 1.0, NAN)
-    assert found("spike", since, now, -1.0, False, "").severity == 1e-6
-    assert found("spike", since, now, 1e9, False, "").severity == 1e6
-    event = found("spike", since, now, 2.0, False, "so")
-    assert (event.step, event.lr, event.detected, event.severity, event.fatal) == (3, 0.1, 7, 2.0, False)
-
-
-def test_the_settings_are_those_that_were_measured() -> None:
-    assert Detectors().model_dump() == {
-        "spike_noise": 2.0,
-        "spike_share": 0.3,
-        "spike_record": 2.0,
-        "patience": 0.06,
-        "climb_share": 0.3,
-        "explosion_factor": 30.0,
-        "vanishing_factor": 1e-3,
-        "max_skips": 30,
-    }
-
-
-@pytest.mark.parametrize(
-    ("setting", "allowed", "refused"),
-    [
-        ("spike_noise", (1e-9, 100.0), (0.0, 100.1)),
-        ("spike_share", (1e-9, 10.0), (0.0, 10.1)),
-        ("spike_record", (1.0, 100.0), (0.9, 100.1)),
-        ("patience", (1e-9, 1.0), (0.0, 1.1)),
-        ("climb_share", (1e-9, 10.0), (0.0, 10.1)),
-        ("explosion_factor", (1.1, 1e6), (1.0, 1.1e6)),
-        ("vanishing_factor", (1e-9, 0.999), (0.0, 1.0)),
-        ("max_skips", (1, 10_000), (0, 10_001)),
-    ],
-)
-def test_the_bounds_of_the_settings(setting: str, allowed: tuple[float, ...], refused: tuple[float, ...]) -> None:
-    for value in allowed:
-        assert getattr(Detectors.model_validate({setting: value}), setting) == value
-    for value in refused:
-        with pytest.raises(ValidationError, match=setting):
-            Detectors.model_validate({setting: value})
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("severity", 0.0), ("severity", 1.1e6), ("step", -1), ("detected", -1), ("lr", -1.0)]
-)
-def test_the_bounds_of_an_instability(field: str, value: float) -> None:
-    fine = {"kind": "spike", "severity": 1e6, "step": 0, "lr": 0.0, "detected": 0, "fatal": False, "message": ""}
-    assert Instability.model_validate(fine).severity == 1e6
-    with pytest.raises(ValidationError, match=field):
-        Instability.model_validate(fine | {field: value})
-
-
-def test_of_several_instabilities_of_one_step_the_fatal_one_is_returned() -> None:
-    """The gradient explodes for the tenth time where the loss has been frozen for ten steps."""
-    monitor = Detectors().monitor(300)
-    for number in range(20):
-        early = number < 10
-        returned = monitor.observe(number, 0.1, 2.0 + early * number, 1.0 if early else 40.0)
-    assert returned is not None
-    assert (returned.kind, returned.fatal) == ("gradient-explosion", True)
-    assert [(event.kind, event.detected, event.fatal) for event in monitor.events] == [
-        ("gradient-explosion", 10, False),
-        ("gradient-explosion", 19, True),
-        ("stall", 19, False),
-    ]
