@@ -105,7 +105,7 @@ def variants(node: ast.AST) -> Iterator[str]:
 
 
 def changeable(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a tree that are run and have a place: no annotation, decorator or protocol, nothing in an f-string."""
+    """The nodes of a tree that are run and have a place: no annotations, decorators and protocols, no f-strings."""
     if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
         return
     for name, value in ast.iter_fields(node):

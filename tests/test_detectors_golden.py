@@ -307,8 +307,8 @@ def test_a_rate_rises_by_more_than_a_thousandth_in_twenty_steps(factor: float, r
 
 @pytest.mark.parametrize(("norm", "calm"), [(0.33, True), (0.34, False)])
 def test_gradients_are_calm_at_a_third_of_the_first(norm: float, calm: bool) -> None:
-    norms = np.array([5.0, 1.0, NAN, 1.0, 0.9, 0.9, *[norm] * 20])  # the median of the first five is 1
-    assert history_of(np.ones(26), norms=norms).calm == calm
+    norms = np.array([5.0, 1.0, NAN, 2.0, 0.9, 0.9, 6.0, *[norm] * 20])  # the median of the first five is 1
+    assert history_of(np.ones(27), norms=norms).calm == calm
     assert not history_of(np.ones(19), norms=np.array([1.0] * 5 + [0.1] * 14)).calm
 
 

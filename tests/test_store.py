@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +136,13 @@ def test_two_levels_of_folders_are_made_and_an_old_study_goes_on(tmp_path: Path)
         assert store.numbers() == list(range(number))
         store.add_trial(spec(number))
         store.close()
+
+
+def test_how_the_file_is_opened(folder: Path) -> None:
+    """Readers don't block the writer, what is committed survives a power failure, and a busy file is waited for."""
+    store = StudyStore(folder, write=True)
+    pragmas = ("journal_mode", "synchronous", "busy_timeout")
+    assert [store._db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas] == ["wal", 2, 30_000]
+    store.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        store.numbers()
