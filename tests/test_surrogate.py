@@ -121,6 +121,8 @@ def test_at_the_horizon_the_loss_of_the_weights_themselves_counts() -> None:
 def test_loops_that_never_validate_are_scored_by_their_training_loss() -> None:
     losses = np.arange(20.0)
     assert scores(Trace(losses, losses, losses), HORIZON, 10, None) == ((10, 4.5), (20, 14.5))
+    unfinished = losses[:19]
+    assert scores(Trace(unfinished, unfinished, unfinished), HORIZON, 10, None) == ((10, 4.5),)
 
 
 def test_until_a_loop_validates_its_training_loss_is_the_score() -> None:
@@ -160,7 +162,7 @@ def test_the_forecast_is_that_of_a_gaussian_process_written_by_hand() -> None:
     """Differences from the reference at the same step, a broken trial one unit worse than the worst, and a prior."""
     items = [
         Evidence(schedule(0.01), ((25, 3.0), (50, 2.5), (100, 2.0))),
-        Evidence(schedule(0.03, 10), ((25, 3.4), (30, 9.0), (50, 2.4))),
+        Evidence(schedule(0.03, 10, "exponential"), ((25, 3.4), (30, 9.0), (50, 2.4))),
         Evidence(schedule(0.1, 0), ((25, 3.2), (50, math.inf), (100, 2.3))),
         Evidence(schedule(1.0), ((25, 1.0),), broke=True),
         Evidence(schedule(2.0), (), broke=True),
@@ -176,7 +178,7 @@ def test_the_forecast_is_that_of_a_gaussian_process_written_by_hand() -> None:
     values = [math.asinh(difference / scale) for difference in differences]
     rows += [(*features(item.schedule), 1.0) for item in items[3:]]
     values += [max(values) + 1.0] * 2
-    asked = [schedule(0.01), schedule(0.05, 30), schedule(0.5, 5), schedule(1e-3)]
+    asked = [schedule(0.01), schedule(0.05, 30, "sqrt"), schedule(0.5, 5), schedule(1e-3)]
     places = [(*features(item), 1.0) for item in asked]
     mean, deviation = forecast(rows, values, places, 0.02)
     np.testing.assert_allclose(model.predict(asked), (mean, deviation), rtol=1e-9)
