@@ -120,7 +120,7 @@ def test_the_messages() -> None:
     tuned = compared("tuned", [1.0, 1.1, 1.2])
     worse, rule = compared("no warm-up", [1.5, 1.6, 1.75]), compared("untuned rule", [1.3, 1.4, 1.52])
     beats = (
-        "The tuned schedule beats the best baseline (untuned rule) by 0.3067 in final validation loss, "
+        "The tuned schedule beats the best baseline (untuned rule) by 0.3067 in final loss, "
         "95% interval 0.2780 to 0.3354 over 3 fresh seeds"
     )
     assert judge(tuned, [worse, rule]).message == f"{beats}."
