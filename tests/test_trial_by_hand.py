@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -246,3 +247,30 @@ def test_dropout_is_on_in_training_and_off_in_validation() -> None:
     plain = trained(task())
     assert np.abs(blocks[0].loss - plain.loss[:10]).max() > 0.05
     assert np.abs(blocks[1].loss - plain.loss[10:20]).max() > 0.05  # after a validation, too
+
+
+class Alternating(nn.Module):
+    """Uses one of its two layers in every other step of the training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(64, 10), nn.Linear(64, 10)])
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        return self.layers[self.calls % 2](x)
+
+
+def test_a_parameter_that_a_step_does_not_use_stays_as_it_is() -> None:
+    """Momentum moves it on in steps that use it only."""
+
+    def momentum(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+    trial = task(Alternating, optimizer=momentum).trial(SCHEDULE, 0, 1, None)
+    weights: list[list[Tensor]] = []
+    for _ in trial.run(8):
+        weights.append([layer.weight.detach().clone() for layer in trial._model.layers])
+    moved = [[not torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in pairwise(weights)]
+    assert moved == [[step % 2 == 0, step % 2 == 1] for step in range(7)]
