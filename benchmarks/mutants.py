@@ -44,7 +44,7 @@ LIBRARIES = ("torch", "sklearn.gaussian_process", "scipy.stats", "optuna", "pyda
 SCHEDULE = "schedule/schedule.py schedule/shapes.py schedule/decays.py"
 MODULES = {
     "instability": ("instability/*.py", "detectors_golden instability", 80),
-    "space": ("schedule/space.py", "space", 30),
+    "space": ("schedule/space.py schedule/ranges.py", "space_exactly space", 30),
     "schedule": (SCHEDULE, "schedule", 30),
     "store": ("study/store.py", "store", 30),
     "verdict": ("search/verdict.py", "verdict", 30),
@@ -123,11 +123,11 @@ class Mutant(NamedTuple):
         return "\n".join([f"`{self.file}`\n\n```diff", *list(lines)[2:], "```\n"])
 
 
-def draw(name: str, seed: int) -> list[Mutant]:
+def draw(root: Path, name: str, seed: int) -> list[Mutant]:
     """The mutants of a module: one change of every place, and of these as many as are wanted."""
     patterns, _, count = MODULES[name]
     number, places = random.Random(f"{name} {seed}"), []
-    for path in sorted(path for pattern in patterns.split() for path in (ROOT / "autowarmup").glob(pattern)):
+    for path in sorted(path for pattern in patterns.split() for path in (root / "autowarmup").glob(pattern)):
         data = path.read_bytes()
         starts = [0]
         for line in data.splitlines(keepends=True):
@@ -137,7 +137,7 @@ def draw(name: str, seed: int) -> list[Mutant]:
                 begin = starts[node.lineno - 1] + node.col_offset
                 end = starts[node.end_lineno - 1] + node.end_col_offset
                 changed = data[:begin] + number.choice(choices).encode() + data[end:]
-                places.append(Mutant(str(path.relative_to(ROOT)), data.decode(), changed.decode()))
+                places.append(Mutant(str(path.relative_to(root)), data.decode(), changed.decode()))
     return number.sample(places, min(count, len(places)))
 
 
@@ -205,7 +205,7 @@ def main() -> None:
         for part in PARTS:
             (shutil.copytree if (ROOT / part).is_dir() else shutil.copy2)(ROOT / part, copy / part)
         for name in arguments.modules or MODULES:
-            began, mutants, alive = time.monotonic(), draw(name, arguments.seed), []
+            began, mutants, alive = time.monotonic(), draw(copy, name, arguments.seed), []
             for mutant in survivors(copy, name, mutants):
                 alive.append(str(mutant))
                 print(mutant, flush=True)
