@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow faults check bench-search clean
+.PHONY: demo test test-slow faults mutants check bench-search clean
 
 demo: $(READY)  ## tune the warm-up of a small GPT on real text, and say how to browse what was found
 	$(BIN)/autowarmup tune examples/char_gpt.py:task --steps 240 --study studies/demo
@@ -16,6 +16,9 @@ test-slow: $(READY)  ## the slow ones, one after the other: many kills, servers,
 
 faults: $(READY)  ## accidents on a cluster, hundreds of them, for half an hour
 	$(BIN)/python benchmarks/faults.py --write
+
+mutants: $(READY)  ## small changes to the code at random, and whether the tests notice: half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants --write
 
 check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check .

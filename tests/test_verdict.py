@@ -104,3 +104,46 @@ def test_two_seeds_that_differ_wildly_are_no_evidence() -> None:
     verdict = judge(compared("tuned", [1.0, 1.0]), [compared("no warm-up", [1.1, 3.0])])
     assert verdict.kind == "tie"
     assert math.isfinite(verdict.comparisons[1].interval.high)  # type: ignore[union-attr]
+
+
+# --- Exactly ----------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_is_stable_where_every_seed_ended() -> None:
+    assert compared("tuned", [1.0, 2.0, 4.5]).mean == 2.5
+    assert compared("tuned", [1.0, None]).losses == (1.0,)
+    stable = [compared("tuned", losses).stable for losses in ([1.0], [0.0, 0.0], [1.0, None], [])]
+    assert stable == [True, True, False, False]
+
+
+def test_the_messages() -> None:
+    tuned = compared("tuned", [1.0, 1.1, 1.2])
+    worse, rule = compared("no warm-up", [1.5, 1.6, 1.75]), compared("untuned rule", [1.3, 1.4, 1.52])
+    beats = (
+        "The tuned schedule beats the best baseline (untuned rule) by 0.3067 in final loss, "
+        "95% interval 0.2780 to 0.3354 over 3 fresh seeds"
+    )
+    assert judge(tuned, [worse, rule]).message == f"{beats}."
+    assert judge(tuned, [compared("no warm-up", [1.0, None]), rule]).message == (
+        f"{beats}; 1 of 2 baselines became unstable."
+    )
+    tied = judge(tuned, [worse, compared("untuned rule", [1.0, 1.2, 1.1])])
+    assert tied.message == "The untuned rule schedule ties with tuned within the noise of 3 fresh seeds: keep it."
+    best = judge(compared("tuned", [1.5, 1.6, 1.75]), [compared("no warm-up", [1.0, 1.1, 1.2])])
+    assert best.message == (
+        "The no warm-up schedule is the best that was found: the search has nothing better. Keep it."
+    )
+
+
+def test_an_interval_that_reaches_zero_is_a_tie() -> None:
+    """The searched schedule is better on each seed by 1 or 2: with two seeds that is not enough, with six it is."""
+    for seeds, kind in ((2, "tie"), (6, "tuned")):
+        losses = [3.0] * seeds
+        verdict = judge(compared("tuned", losses), [compared("no warm-up", [4.0, 5.0] * (seeds // 2))])
+        assert verdict.kind == kind
+
+
+def test_of_what_ties_the_searched_schedule_comes_last_though_its_warmup_is_shorter() -> None:
+    verdict = judge(compared("tuned", [1.0, 1.1, 1.2]), [compared("untuned rule", [1.0, 1.2, 1.1])])
+    assert (verdict.candidate, verdict.kind) == (2, "tie")
+    assert DURATIONS[0] < DURATIONS[2]
