@@ -86,7 +86,7 @@ def captures(columns: int) -> list[str]:
         shown.type(f"autowarmup tune examples/digits.py:task --steps 100 --study {folder}/digits")
         running = shown.wait_for(r"best so far: .*loss [\s\S]*(pruned|unstable)")
         ended = shown.wait_for(r"trials: .*autowarmup show")
-        return [running, ended.replace(folder, "studies")]
+        return [screen.replace(folder, "studies") for screen in (running, ended)]
 
 
 def svg(screens: list[str], columns: int, light: bool) -> str:

@@ -49,4 +49,4 @@ def next_steps(result: TuneResult, delivery: Delivery | None) -> str:
     if delivery:
         served = delivery.uri.startswith("http")
         lines.append(f"MLflow: {delivery.uri if served else command_line('browse', study)}")
-    return "\n".join([*lines, f"trials: {command_line('show', study)}"])
+    return "\n".join([*lines, f"all trials: {command_line('show', study)}"])
