@@ -101,8 +101,9 @@ def autotune(
         study: the study's folder, new, empty or with the study in it; left out, one under ``studies/`` named
             after what is tuned.
         mlflow: a tracking URI; left out, ``MLFLOW_TRACKING_URI`` or a store in the study's folder; False for none.
-        progress: whether to show progress on standard error; left out, where that is a terminal. Or an object that is
-            told what happens, a :class:`autowarmup.study.progress.Progress`.
+        progress: left out or True, progress is shown on standard error: live on a terminal, elsewhere (a job's log, a
+            notebook) as a line for each trial that ended. False for silence. Or an object that is told what happens,
+            a :class:`autowarmup.study.progress.Progress`.
         engine: where trials run: ``"local"``, one after the other in this process; ``"ray"``, or a
             :class:`autowarmup.RaySettings`, many at a time on a Ray cluster. The result is the same, but for several
             ``processes`` a trial, which round sums in another order.
@@ -141,8 +142,9 @@ def autotune(
         task.check(config.baselines[0], given.seed)
 
     from autowarmup.report import write_report
+    from autowarmup.study.display import progress_for
     from autowarmup.study.driver import conduct, opened_study
-    from autowarmup.study.progress import progress_for
+    from autowarmup.study.progress import warning_of_failure
     from autowarmup.tracking import mirrored, tracking_uri
 
     uri = None if given.mlflow is False else tracking_uri(folder, given.mlflow)
@@ -155,7 +157,8 @@ def autotune(
     ):
         result = conduct(store, config, trials, shown)
         shown.doing("writing the report")
-        write_report(result, {trial.spec.number: trial.trace for trial in store.trials()}, folder)
+        with warning_of_failure("the report", shown):
+            write_report(result, {trial.spec.number: trial.trace for trial in store.trials()}, folder)
     return result
 
 

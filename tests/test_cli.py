@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import signal
@@ -12,25 +11,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from filelock import FileLock
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from autowarmup import Schedule
 from autowarmup.cli.program import cli
 from autowarmup.errors import TrackingError
-from autowarmup.search.trials import Role, SegmentResult, TrialSpec
+from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.shell import command_line
 from autowarmup.study.delivery import Delivery
-from autowarmup.study.progress import Bar, Standing, progress_for
 from autowarmup.study.store import StudyStore
-from autowarmup.training.trace import Evaluation, Trace
+from autowarmup.training.trace import Trace
 
 ROOT = Path(__file__).parent.parent
+LOG_LINE = re.compile(r"\d\d:\d\d:\d\d autowarmup: .*")
 HEAVY = {"torch", "ray", "mlflow", "matplotlib"}
 
 LOOP = '''
@@ -229,11 +231,12 @@ def test_tune_trains_a_model_and_tells_what_it_found() -> None:
     done = tune("linear.py:task", "--steps", "20", "--budget", "300", "--seed", "1", "--lr", "0.01")
     assert done.exit_code == 0
     assert done.stdout.startswith("verdict: t")
-    assert done.stderr == ""
+    assert all(LOG_LINE.fullmatch(line) for line in done.stderr.splitlines()), done.stderr
     config = json.loads(Path("study/result.json").read_text())["config"]
     assert (config["budget"], config["seed"], config["current_peak"]) == (300, 1, 0.01)
     assert f"report: {Path('study/report.html').absolute()}\n" in done.stdout
-    assert f"code: autowarmup schedule {Path('study').absolute()} --code pytorch\n" in done.stdout
+    assert f"code: {command_line('schedule', Path('study'), '--code', 'pytorch')}\n" in done.stdout
+    assert done.stdout.count("verdict: t") == 1
 
 
 @pytest.mark.usefixtures("quick")
@@ -255,7 +258,7 @@ def test_json_is_all_there_is_on_standard_output() -> None:
     assert found["cost"]["steps"] <= 400
     assert found["paths"]["report"] == str(Path("study/report.html").absolute())
     assert found["mlflow"] is None
-    assert done.stderr == "what a task prints\n"
+    assert [line for line in done.stderr.splitlines() if not LOG_LINE.fullmatch(line)] == ["what a task prints"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -299,7 +302,7 @@ def test_what_mlflow_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("tune", "loop.py:task", "--study", "study", "--mlflow", "http://localhost:9")
     assert done.exit_code == 0
     assert "autowarmup: warning: MLflow at http://localhost:9 is known to have 1 of 3 trials" in done.stderr
-    assert "autowarmup sync study" in done.stderr
+    assert command_line("sync", Path("study")) in done.stderr
     assert "MLflow: http://localhost:9" in done.stdout
 
 
@@ -368,12 +371,12 @@ def test_a_task_file_may_be_named_like_a_module() -> None:
 def test_an_interrupted_study_goes_on_to_the_same_result(function: str) -> None:
     done = tune(f"loop.py:{function}")
     assert (done.exit_code, done.stdout) == (130, "")
-    assert done.stderr.endswith("autowarmup: interrupted. To go on:\n  autowarmup resume study\n")
+    assert done.stderr.endswith(f"autowarmup: interrupted. To go on:\n  {command_line('resume', Path('study'))}\n")
 
     shown = json.loads(run("show", "study", "--json").stdout)
     assert shown["status"] == "interrupted"
     assert {trial["outcome"] for trial in shown["trials"]} <= {"completed", "unstable", "pruned", "open"}
-    assert "to go on: autowarmup resume" in run("show", "study").stdout
+    assert f"to go on: {command_line('resume', Path('study'))}" in run("show", "study").stdout
     assert "no verdict yet" in run("report", "study").stderr
     assert run("schedule", "study").exit_code == 2
 
@@ -456,14 +459,17 @@ class Watched:
 @pytest.mark.usefixtures("quick")
 def test_progress_on_a_terminal_and_ctrl_c() -> None:
     watched = Watched("tune", "loop.py:task", "--study", "study", "--no-mlflow", STEP_S="0.02")
-    watched.read(until="best ")
+    watched.read(until="best so far: \x1b[1mloss ")
     watched.interrupt()
     code, output = watched.wait()
     assert (code, output) == (130, "")
     assert "what a task prints" in watched.seen
-    assert re.search(r" \d+%  ━+─+  \d:\d\d left  best [\d.]+ \(trial \d+\)  \d+ completed  ", watched.seen)
-    assert "stops at once" in watched.seen
-    assert "autowarmup resume study" in watched.seen
+    seen = re.sub(r"\x1b\[[\d;]*m", "", watched.seen)
+    assert re.search(r" \d+% ━+─+   [\d.]+ of 13.0 whole runs   at most \d:\d\d left\r\n", seen)
+    assert re.search(r"best so far: loss [\d.]+, \w+ warm-up over .* steps \(\d+%\) to [\d.]+ \(trial \d+\)\r\n", seen)
+    assert re.search(r"proposal \d+: step \d+ of 20   trials: \d+ completed", seen)
+    assert "stops at once" in seen
+    assert command_line("resume", Path("study")) in seen
     assert "Traceback" not in watched.seen
     assert run("resume", "study").exit_code == 0
     assert run("tune", "loop.py:task", "--study", "undisturbed", "--no-mlflow").exit_code == 0
@@ -515,59 +521,6 @@ def test_data_loading_processes_do_not_turn_ctrl_c_into_failed_trials() -> None:
     assert "failed" not in outcomes
 
 
-# --- Progress ---------------------------------------------------------------------------------------------
-
-
-def one_step(number: int, role: Role = "proposal") -> tuple[TrialSpec, Trace]:
-    spec = TrialSpec(number=number, candidate=0, role=role, seed=0, schedule=Schedule(peak=0.1, horizon=20))
-    return spec, Trace(np.ones(1), np.ones(1), np.ones(1), (Evaluation(1, 0.1 * number, math.nan),))
-
-
-def test_the_best_is_of_the_trials_that_completed_on_the_search_seed() -> None:
-    standing = Standing(budget=10)
-    for number, role, outcome in [
-        (5, "proposal", "completed"),
-        (4, "proposal", "pruned"),
-        (1, "confirmation", "completed"),
-    ]:
-        standing.trained(*one_step(number, role))  # type: ignore[arg-type]
-        standing.ended(number, outcome)  # type: ignore[arg-type]
-    assert re.sub(r"\d:\d\d", "0:00", standing.line()) == (
-        " 30%  0:00 left  best 0.5 (trial 5)  2 completed, 1 pruned  confirmation 1: step 1 of 20"
-    )
-    assert "━━━━━─" in standing.line(bar=True)
-    standing.turned_to("writing the report")
-    assert standing.line().endswith("1 pruned  writing the report")
-    assert "left" not in standing.line()
-
-
-def test_a_thousand_steps_are_a_few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = []
-    bar = Bar()
-    monkeypatch.setattr(
-        bar, "_live", SimpleNamespace(start=int, stop=int, update=lambda text, refresh: looks.append(text))
-    )
-    bar.started(SimpleNamespace(budget=1000), Path())  # type: ignore[arg-type]
-    bar.replayed(one_step(1)[0], SegmentResult(1, 1, one_step(1)[1]))
-    began = time.monotonic()
-    for _ in range(1000):
-        bar.observe(*one_step(1))
-    bar.finished(1, "completed")
-    bar.close()
-    assert len(looks) <= 5 + (time.monotonic() - began) / 0.3
-    assert looks[-1].plain == "100%  best 0.1 (trial 1)  1 completed"
-
-
-def test_without_a_command_line_the_log_tells_what_mlflow_lacks(caplog: pytest.LogCaptureFixture) -> None:
-    for progress in (progress_for(False), progress_for(True)):
-        progress.delivered(Delivery(folder="study", uri="http://host", trials=3, delivered=3))
-        assert caplog.messages == []
-        progress.delivered(Delivery(folder="study", uri="http://host", trials=3, delivered=1))
-        assert "1 of 3 trials" in caplog.messages.pop()
-        caplog.clear()
-        progress.close()
-
-
 # --- show, report -----------------------------------------------------------------------------------------
 
 
@@ -589,7 +542,7 @@ def test_show_while_it_runs_and_after_it_was_killed(store: StudyStore) -> None:
     assert [trial["outcome"] for trial in shown["trials"]] == ["open"]
     killed = run("show", "study")
     assert "killed, 0 of 400 optimizer steps" in killed.stdout
-    assert "to go on: autowarmup resume" in killed.stdout
+    assert f"to go on: {command_line('resume', Path('study'))}" in killed.stdout
 
 
 def test_show_needs_a_study() -> None:
@@ -622,6 +575,144 @@ def test_report_and_show_of_a_finished_study() -> None:
     assert "verdict: t" in table
     found = Schedule.model_validate_json(run("schedule", "study", "--json").stdout)
     assert found == Schedule.model_validate_json(Path("study/schedule.json").read_text())
+
+
+def test_the_schedule_that_is_printed_is_extrapolated_where_the_result_is() -> None:
+    done = tune("loop.py:task", "--steps", "400", "--tune-steps", "20")
+    assert done.exit_code == 0
+    wanted = Schedule.model_validate_json(Path("study/schedule.json").read_text())
+    assert wanted.horizon == 400
+    note = re.search(r"tuned at 20 steps; at 400 steps the peak is extrapolated: .*, between .* and .*", done.stdout)
+    assert note is not None
+    for shown in (run("show", "study"), run("schedule", "study"), run("schedule", "study", "--code", "pytorch")):
+        assert note[0] in shown.stdout
+    assert wanted.describe() in run("show", "study").stdout
+    assert wanted.describe() in run("schedule", "study").stdout
+    assert f"peak={wanted.peak!r}, horizon=400" in run("schedule", "study", "--code", "pytorch").stdout
+    assert Schedule.model_validate_json(run("schedule", "study", "--json").stdout) == wanted
+    assert run("schedule", "study", "--curve").stdout.count("\n") == 401
+    overview = json.loads(run("show", "study", "--json").stdout)
+    assert (Schedule.model_validate(overview["schedule"]), overview["extrapolation"]) == (wanted, note[0])
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_finished_study_says_that_nothing_was_trained() -> None:
+    tune("loop.py:task")
+    with closing(StudyStore(Path("study"))) as store:
+        finished_at = store.meta("finished_at")
+    when = f"{datetime.fromtimestamp(finished_at):%Y-%m-%d %H:%M}"
+    done = tune("loop.py:task")
+    assert f"the study in {Path('study').absolute()} finished on {when}: nothing was trained\n" in done.stderr
+    assert "steps were trained before" not in done.stderr
+    with closing(StudyStore(Path("study"))) as store:
+        assert store.meta("finished_at") == finished_at
+
+
+@pytest.mark.parametrize("width", ["80", "200"])
+def test_show_prints_texts_of_the_users_as_they_are(
+    store: StudyStore, width: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    texts = ["[/bold] closed", "[bold]kept[/bold]", "\x1b[31mred\x07", "long " * 1000, "[/red]"]
+    for number, text in enumerate(texts):
+        schedule = Schedule(peak=0.1, horizon=20)
+        store.add_trial(TrialSpec(number=number, candidate=0, role="proposal", seed=0, schedule=schedule))
+        error = f"Traceback (most recent call last):\nValueError: {text}"
+        store.add_segment(SegmentResult(number, 20, Trace.empty(), error=error))
+        store.finish(number, "failed")
+    done = run("show", "study")
+    assert done.exit_code == 0
+    assert "ValueError: [/bold] closed" in done.stdout
+    assert "ValueError: [bold]kept[/bold]" in done.stdout
+    assert r"ValueError: \x1b[31mred\x07" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert len(done.stdout) < 5000
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The store of a finished study."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "loop.py").write_text(LOOP)
+    command = [sys.executable, "-m", "autowarmup", "tune", "loop.py:task", "--study", "study", "--no-mlflow"]
+    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
+    return (folder / "study" / "study.db").read_bytes()
+
+
+def is_refused(*args: str) -> None:
+    """The study can't be read, or can be all the same; neither is a traceback."""
+    done = run(*args)
+    assert done.exit_code in (0, 2, 3)
+    assert done.exit_code == 0 or done.stderr.startswith("autowarmup: ")
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_study_is_an_error(finished: bytes, data: st.DataObject) -> None:
+    damaged = bytearray(finished)
+    for _ in range(data.draw(st.sampled_from([0, 1, 30, 1000]))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    Path("study").mkdir(exist_ok=True)
+    Path("study/study.db").write_bytes(damaged[: data.draw(st.sampled_from([len(damaged), 100, 5000, 60_000]))])
+    for command in (["show", "study"], ["show", "study", "--json"], ["schedule", "study"]):
+        is_refused(*command)
+
+
+@pytest.mark.parametrize("value", [3, 1e400, b"\x00\xff", "", "[]", "{}", '"x"', "3", "null", "no JSON"])
+@pytest.mark.parametrize(
+    "column",
+    ["meta.value", "trials.spec", "trials.outcome"]
+    + [f"segments.{name}" for name in ("until", "trace", "instability", "events", "error", "started_at", "seconds")],
+)
+def test_a_study_with_values_of_another_kind_is_an_error(finished: bytes, column: str, value: object) -> None:
+    Path("study").mkdir()
+    Path("study/study.db").write_bytes(finished)
+    table, name = column.split(".")
+    with closing(sqlite3.connect("study/study.db")) as db, suppress(sqlite3.IntegrityError):
+        db.execute(f"UPDATE {table} SET {name} = ?", (value,))
+        db.commit()
+    for command in (["show", "study"], ["show", "study", "--json"], ["schedule", "study"]):
+        is_refused(*command)
+
+
+def test_a_study_of_another_schema_is_an_error() -> None:
+    Path("study").mkdir()
+    with closing(sqlite3.connect("study/study.db")) as db:
+        db.execute("CREATE TABLE meta (name TEXT)")
+    for command in ("show", "schedule", "report", "resume"):
+        done = run(command, "study")
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "another version of autowarmup" in done.stderr
+    assert "another version of autowarmup" in tune("loop.py:task").stderr
+    with closing(sqlite3.connect("study/study.db")) as db:
+        db.execute("PRAGMA user_version = 2")
+    assert "can't be read as a study" in run("show", "study").stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["show"], ["schedule"], ["report"], ["resume"], ["sync"], ["spaces"], [], ["tune"], ["schedule", "--peak"]]
+    + [["tune", "loop.py:task", option] for option in ("--study", "--space", "--mlflow", "--steps", "--device")],
+)
+@pytest.mark.parametrize("text", ["x" * 5000, "x" * 5000 + ".py:task", "9" * 5000])
+def test_long_arguments_are_an_error_of_a_few_lines(command: list[str], text: str) -> None:
+    done = run(*command, text)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert len(done.stderr) < 2000
+    assert "Traceback" not in done.stderr
+
+
+def test_closed_output_is_no_error(finished: bytes) -> None:
+    Path("study").mkdir()
+    Path("study/study.db").write_bytes(finished)
+    for name in ("schedule study --curve", "schedule --peak 1 --horizon 1000000000 --curve"):
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m autowarmup {name} | head -1; echo ${{PIPESTATUS[0]}}"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.splitlines()[0] == "step,rate"
+        assert done.stderr == ""
+    assert done.stdout.splitlines()[1] == "141"
 
 
 # --- schedule, spaces -------------------------------------------------------------------------------------
@@ -664,6 +755,7 @@ def test_the_code_makes_the_same_schedule(options: list[str]) -> None:
     ("args", "message"),
     [
         (["--peak", "1"], "--horizon is missing"),
+        (["--peak", "1", "--horizon", "9" * 30], "is not in the range 1<=x<=1000000000"),
         (["--peak", "1", "--horizon", "10", "--shape", "cosine"], "shape 'cosine' needs a duration"),
         (["--peak", "1", "--horizon", "10", "--warmup", "1 epoch"], "has no epochs"),
         (["--peak", "1", "--horizon", "10", "--warmup", "200%"], "longer than the horizon"),

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeVar
@@ -20,7 +19,7 @@ from pydantic import Field, ValidationError
 from autowarmup.api import autotune
 from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import InputError
-from autowarmup.values import Frozen, checked, explain
+from autowarmup.values import Frozen, checked, explain, nearest
 
 FILE = "command.json"
 """Its name in the study's folder."""
@@ -127,7 +126,7 @@ def load_task(file: Path, function: str) -> dict[str, Any]:
         if key not in known:
             raise InputError(
                 f"{function}() in {file} returns the entry {key!r}, which autotune does not take"
-                f"{_nearest(str(key), known)}; allowed: {', '.join(sorted(known))}"
+                f"{nearest(str(key), known)}; allowed: {', '.join(sorted(known))}"
             )
     return entries
 
@@ -145,7 +144,11 @@ def users_traceback(error: BaseException, file: Path) -> str | None:
 def _module(file: Path) -> ModuleType:
     """The file as a module. It is found under its own name, so that worker processes can import it too, except where
     that name is taken."""
-    if not file.is_file():
+    try:
+        known = file.is_file()
+    except OSError as error:
+        raise InputError(f"{file} can't be read: {error.strerror}") from error
+    if not known:
         raise InputError(f"no file {file}{_nearest_file(file)}")
     name = _module_name(file)
     spec = importlib.util.spec_from_file_location(name, file)
@@ -173,7 +176,7 @@ def _function(module: ModuleType, file: Path, name: str) -> Callable[[], Any]:
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         known = [key for key in functions if getattr(module, key).__module__ == module.__name__]
         has = f"it has {', '.join(known)}" if known else "it has none"
-        raise InputError(f"{file} has no function {name!r}{_nearest(name, known)}; {has}")
+        raise InputError(f"{file} has no function {name!r}{nearest(name, known)}; {has}")
     if not callable(found):
         raise InputError(f"{name} in {file} must be a function, got {type(found).__name__}")
     try:
@@ -202,14 +205,9 @@ def _guarded(file: Path, what: str, call: Callable[[], T]) -> T:
         raise InputError(f"{what} failed:\n{shown}") from error
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word[:80], list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _nearest_file(file: Path) -> str:
     try:
         known = [name for name in os.listdir(file.parent) if name.endswith(".py")]
     except OSError:
         return f": there is no folder {file.parent}"
-    return _nearest(file.name, known)
+    return nearest(file.name, known)

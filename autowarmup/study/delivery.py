@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from autowarmup.shell import command_line
 from autowarmup.values import Frozen
 
 
@@ -36,5 +39,5 @@ class Delivery(Frozen):
         return (
             f"MLflow at {self.uri} is known to have {self.delivered} of {self.trials} trials "
             f"({self.error or 'the others are on their way'}). Nothing is lost: "
-            f"`autowarmup sync {self.folder}` delivers the rest"
+            f"`{command_line('sync', Path(self.folder))}` delivers the rest"
         )

@@ -10,20 +10,19 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from autowarmup.engines.base import Engine, MonitorSettings, Segment
-from autowarmup.errors import StudyError, StudyLockedError, StudyMismatchError, TaskFailedError
+from autowarmup.errors import StudyError, StudyMismatchError, TaskFailedError
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.decisions import Advance, Conclusion, Finish
 from autowarmup.search.search import Search
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.study.folder import check_folder, write_file
-from autowarmup.study.progress import Progress
+from autowarmup.study.lock import locked
+from autowarmup.study.progress import Progress, warning_of_failure
 from autowarmup.study.result import TrialRecord, TuneResult
 from autowarmup.study.store import StudyStore
 from autowarmup.training.trace import Trace
@@ -44,7 +43,7 @@ def opened_study(folder: Path, config: TuneConfig, mlflow: str | None) -> Iterat
         StudyError: the folder can't be written, or holds other things.
     """
     check_folder(folder)
-    with _locked(folder), closing(StudyStore(folder, write=True)) as store:
+    with locked(folder), closing(StudyStore(folder, write=True)) as store:
         _enter(store, config, mlflow)
         store.set_meta("status", "running")
         store.set_meta("failure", None)
@@ -59,7 +58,8 @@ def opened_study(folder: Path, config: TuneConfig, mlflow: str | None) -> Iterat
             store.set_meta("failure", str(error))
             raise
         finally:
-            store.set_meta("status", status)
+            with suppress(StudyError):  # a full disk: that has been told, and must not hide the verdict or the error
+                store.set_meta("status", status)
 
 
 def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Progress) -> TuneResult:
@@ -76,6 +76,7 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
             call runs them again.
     """
     progress.started(config, store.folder)
+    finished_at, stored = store.meta("finished_at"), store.segment_count()
     conclusion = _carry_out(Search(config), store, engine, progress)
     result = TuneResult(
         verdict=conclusion.verdict,
@@ -84,14 +85,30 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
         config=config,
         study=str(store.folder.absolute()),
     )
-    store.set_meta("schedule", None if result.schedule is None else result.schedule.model_dump(mode="json"))
-    store.set_meta("extrapolation", result.extrapolation and result.extrapolation.describe())
-    store.set_meta("finished_at", time.time())
-    store.set_meta("verdict", conclusion.verdict.model_dump(mode="json"))
-    result.save(store.folder / "result.json")
-    if result.schedule is not None:
-        write_file(store.folder / "schedule.json", result.schedule.model_dump_json(indent=1))
+    if finished_at is not None and store.segment_count() == stored:
+        progress.nothing_trained(store.folder, finished_at)
+    else:
+        finished_at = time.time()
+    progress.concluded(result)
+    _keep(result, store, finished_at, progress)
     return result
+
+
+def _keep(result: TuneResult, store: StudyStore, finished_at: float, progress: Progress) -> None:
+    """Writes the result to the study's folder. The verdict is known by now: what can't be written is a warning."""
+    schedule, extrapolation = result.schedule, result.extrapolation
+    with warning_of_failure(f"the verdict, to {store.path},", progress):
+        store.set_meta("schedule", None if schedule is None else schedule.model_dump(mode="json"))
+        store.set_meta("extrapolation", extrapolation and extrapolation.describe())
+        store.set_meta("finished_at", finished_at)
+        store.set_meta("verdict", result.verdict.model_dump(mode="json"))
+    path = store.folder / "result.json"
+    with warning_of_failure(str(path), progress):
+        result.save(path)
+    path = store.folder / "schedule.json"
+    if schedule is not None:
+        with warning_of_failure(str(path), progress):
+            write_file(path, schedule.model_dump_json(indent=1))
 
 
 def _carry_out(search: Search, store: StudyStore, engine: Engine, progress: Progress) -> Conclusion:
@@ -187,20 +204,3 @@ def _difference(known: dict[str, object], wanted: dict[str, object], prefix: str
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer: the lock goes with the process that holds it, however that ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "study.lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise StudyLockedError(f"another process is working on the study in {folder}") from error
-    except OSError as error:
-        raise StudyError(f"can't write the study folder {folder}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import wraps
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from autowarmup.errors import StudyError
 from autowarmup.instability import Instability
 from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.shell import printable
 from autowarmup.training.trace import Outcome, Trace, final_loss
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FORMAT = 2
 """The number of the schema below, kept in the file."""
@@ -92,11 +98,47 @@ class StoredTrial:
         return sum(segment.seconds for segment in self.segments)
 
 
+def _reads(method: Callable[Concatenate[StudyStore, P], R]) -> Callable[Concatenate[StudyStore, P], R]:
+    """A method that reads the file: what goes wrong, whatever the file holds, is a ``StudyError``."""
+
+    @wraps(method)
+    def reading(store: StudyStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(store, *args, **kwargs)
+        except StudyError:
+            raise
+        except Exception as error:
+            raise StudyError(f"{store.path} can't be read as a study: {_first_line(error)}") from error
+
+    return reading
+
+
+def _writes(method: Callable[Concatenate[StudyStore, P], R]) -> Callable[Concatenate[StudyStore, P], R]:
+    """A method that writes to the file: what SQLite refuses, as on a full disk, is a ``StudyError``."""
+
+    @wraps(method)
+    def writing(store: StudyStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(store, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise StudyError(
+                f"can't write {store.path}: {error}. What was stored before stays; when that is mended, make the same "
+                f"call again to go on"
+            ) from error
+
+    return writing
+
+
+def _first_line(error: Exception) -> str:
+    return printable(next(iter(str(error).splitlines()), type(error).__name__), longest=200)
+
+
 class StudyStore:
     """The study in ``folder``: opened for writing by its driver, read-only by everyone else.
 
     Raises:
-        StudyError: the folder holds no study, or can't be written.
+        StudyError: the folder holds no study; its file can't be written, or holds something else. Every method raises
+            it.
     """
 
     def __init__(self, folder: Path, *, write: bool = False) -> None:
@@ -115,7 +157,10 @@ class StudyStore:
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise StudyError(f"can't {'write' if write else 'read'} the study folder {folder}: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StudyError(
+                f"can't {'write' if write else 'read'} the study folder {printable(str(folder), longest=200)}: {reason}"
+            ) from error
 
     def _check_format(self) -> None:
         """Refuses a database of another program or version, before anything is written into it."""
@@ -139,17 +184,20 @@ class StudyStore:
 
     # -- settings --
 
+    @_reads
     def meta(self, key: str) -> Any:
         """The setting ``key`` of the study; None where it is not set."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
+    @_writes
     def set_meta(self, key: str, value: Any) -> None:
         """Stores a setting; ``value`` is anything that JSON can hold."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
     # -- what the driver writes --
 
+    @_writes
     def add_trial(self, spec: TrialSpec) -> None:
         """Stores a trial that was decided; does nothing where it is stored already.
 
@@ -166,6 +214,7 @@ class StudyStore:
                 f"begun with other versions of autowarmup or its libraries. Go on with those, or choose another folder"
             )
 
+    @_writes
     def add_segment(self, result: SegmentResult) -> None:
         """Stores the result of a segment."""
         self._db.execute(
@@ -182,16 +231,19 @@ class StudyStore:
             ),
         )
 
+    @_writes
     def finish(self, number: int, outcome: Outcome) -> None:
         """Stores how trial ``number`` ended."""
         self._db.execute("UPDATE trials SET outcome = ? WHERE number = ?", (outcome, number))
 
     # -- what everyone reads --
 
+    @_reads
     def segment(self, number: int, until: int) -> SegmentResult | None:
         """The result of the segment of trial ``number`` that ends at step ``until``; None where it hasn't finished."""
         return next(self._segments("WHERE number = ? AND until = ?", (number, until)), None)
 
+    @_reads
     def trial(self, number: int) -> StoredTrial:
         """Trial ``number``.
 
@@ -203,12 +255,21 @@ class StudyStore:
             raise StudyError(f"the study in {self.folder} has no trial {number}; it has {len(self.numbers())}, from 0")
         spec, outcome = row
         segments = tuple(self._segments("WHERE number = ?", (number,)))
+        if any(one.trace.end != following.trace.start for one, following in pairwise(segments)):
+            raise StudyError(f"{self.path} can't be read as a study: trial {number} lacks a part")
         return StoredTrial(TrialSpec.model_validate_json(spec), outcome, segments)
 
+    @_reads
     def numbers(self) -> list[int]:
         """The numbers of all trials, in order."""
         return [row[0] for row in self._db.execute("SELECT number FROM trials ORDER BY number")]
 
+    @_reads
+    def segment_count(self) -> int:
+        """How many segments have been stored."""
+        return int(self._db.execute("SELECT count(*) FROM segments").fetchone()[0])
+
+    @_reads
     def trials(self) -> list[StoredTrial]:
         """All trials, in order of their numbers."""
         return [self.trial(number) for number in self.numbers()]
@@ -218,12 +279,12 @@ class StudyStore:
         with closing(self._db.execute(query, values)) as rows:
             for number, until, trace, instability, events, error, started_at, seconds in rows:
                 yield SegmentResult(
-                    number,
-                    until,
+                    int(number),
+                    int(until),
                     Trace.from_bytes(trace),
                     Instability.model_validate_json(instability) if instability else None,
                     tuple(Instability.model_validate(event) for event in json.loads(events)),
-                    error,
-                    started_at,
-                    seconds,
+                    None if error is None else str(error),
+                    float(started_at),
+                    float(seconds),
                 )

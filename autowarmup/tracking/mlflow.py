@@ -40,6 +40,7 @@ from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.trials import SegmentResult
 from autowarmup.search.verdict import Verdict
 from autowarmup.study.delivery import Delivery
+from autowarmup.study.lock import is_locked
 from autowarmup.study.store import StoredTrial, StudyStore
 from autowarmup.tracking.uri import redact, scrub, sqlite_path, sqlite_uri
 from autowarmup.training.trace import Outcome
@@ -492,18 +493,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _driven(lock: Path) -> bool:
-    """Whether a driver is at work: it holds the study's lock."""
-    if not lock.exists():
-        return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 def _follow(syncer: Syncer, driver: int, report: Callable[[Delivery], None]) -> None:
     """Passes while the driver lives, then a last one."""
     seen, due, pause = -1, 0.0, 1.0
@@ -543,7 +532,7 @@ def main() -> None:
 
     syncer = Syncer(folder, uri)
     if len(sys.argv) == 2:
-        report(syncer.attempt(driven=_driven(folder / "study.lock")))
+        report(syncer.attempt(driven=is_locked(folder)))
     else:
         os.nice(10)
         _follow(syncer, int(sys.argv[2]), report)

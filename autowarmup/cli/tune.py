@@ -1,0 +1,171 @@
+"""``tune`` and ``resume``: run a study."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+import autowarmup
+from autowarmup.cli.common import INTERRUPTED, JSON, NOTHING_STABLE, OK, STUDY, opened
+from autowarmup.cli.session import Session
+from autowarmup.cli.summary import next_steps, result_json
+from autowarmup.errors import AutowarmupError, InputError, TaskFailedError
+from autowarmup.schedule.duration import parse_duration
+from autowarmup.shell import printable
+
+if TYPE_CHECKING:
+    from autowarmup.cli.command import Command
+    from autowarmup.study.result import TuneResult
+
+
+def _steps(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+    """A number of optimizer steps, or epochs as they are written."""
+    if value is None:
+        return None
+    try:
+        amount, unit = parse_duration(value)
+    except InputError:
+        unit = "%"
+    if unit == "%":
+        raise click.BadParameter(
+            f"{value!r} is not a number of optimizer steps such as 1000, or of epochs such as '5 epochs'"
+        )
+    return int(amount) if unit == "step" else value
+
+
+@click.command()
+@click.argument("task", metavar="FILE.py:FUNCTION")
+@click.option("--steps", "total_steps", callback=_steps, metavar="N", help="Length of the run: 1000, or '5 epochs'.")
+@click.option("--tune-steps", callback=_steps, metavar="N", help="Tune shorter runs than that, and extrapolate.")
+@click.option("--budget", type=int, metavar="N", help="Optimizer steps the study may spend.  [default: 12 runs]")
+@click.option("--space", metavar="NAME|FILE", help="Search space: a preset (`autowarmup spaces`) or a YAML file.")
+@click.option("--seed", type=int, metavar="N", help="The same seed gives the same result.  [default: 0]")
+@click.option(
+    "--study", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the study, new or to go on with."
+)
+@click.option("--mlflow", metavar="URI", help="Tracking URI.  [default: MLFLOW_TRACKING_URI, or a store in the study]")
+@click.option("--no-mlflow", is_flag=True, help="Don't track.")
+@click.option(
+    "--lr", "current_peak", type=float, metavar="RATE", help="The rate used today.  [default: the optimizer's]"
+)
+@click.option("--confirm-seeds", type=int, metavar="N", help="Fresh seeds that confirm the winner.  [default: 3]")
+@click.option("--cohort", type=int, metavar="N", help="Trials trained at the same time.  [default: 1]")
+@click.option("--batch-size", type=int, metavar="N", help="For datasets and arrays; loaders have their own.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Number format of the training.")
+@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), help="Where trials run.  [default: local]")
+@click.option("--address", metavar="auto|HOST:PORT|ray://...", help="Ray cluster.  [default: one on this machine]")
+@click.option("--workers", type=int, metavar="N", help="On Ray: trials at a time.  [default: as many as fit]")
+@click.option("--processes", type=int, metavar="N", help="On Ray: processes that train a trial together.  [default: 1]")
+@click.option("--cpus", type=float, metavar="N", help="On Ray: CPU cores of each process.  [default: 1]")
+@click.option("--gpus", type=float, metavar="N", help="On Ray: GPUs of each process, or a share of one.")
+@JSON
+def tune(
+    task: str, study: Path | None, mlflow: str | None, no_mlflow: bool, engine: str | None, as_json: bool,
+    **options: Any,
+) -> int:  # fmt: skip
+    """Search for the best warm-up of a model.
+
+    FUNCTION, in FILE.py, returns a dict of what autotune() takes: at least model_fn and data, or train_fn. Options
+    override its entries. Ctrl-C stops the study so that `autowarmup resume DIR` goes on with it; so does the same
+    command again.
+
+    \b
+    Example:
+      autowarmup tune train.py:task --steps 1000 --study studies/mine
+    """
+    from autowarmup.cli.command import Command
+
+    if mlflow and no_mlflow:
+        raise click.UsageError("--mlflow and --no-mlflow exclude each other")
+    given = {name: value for name, value in options.items() if value is not None}
+    cluster = {name: given.pop(name) for name in ("address", "workers", "processes", "cpus", "gpus") if name in given}
+    if cluster and engine != "ray":
+        raise click.UsageError(f"--{next(iter(cluster))} is about a Ray cluster: it needs --engine ray")
+    if engine:
+        given["engine"] = cluster or engine
+    if str(given.get("space", "")).endswith((".yaml", ".yml")):
+        given["space"] = str(Path(given["space"]).absolute())
+    where: dict[str, Any] = {"study": study} if study else {}
+    if mlflow or no_mlflow:
+        where["mlflow"] = mlflow or False
+    return _conduct(Command.of(task, given), where, as_json)
+
+
+@click.command()
+@STUDY
+@JSON
+def resume(study: Path, as_json: bool) -> int:
+    """Go on with a study that was interrupted or killed.
+
+    It runs the Python file that command.json in DIR names, with the options of the `autowarmup tune` that started the
+    study: resume only studies that you trust. What has been trained is not trained again.
+
+    \b
+    Example:
+      autowarmup resume studies/mine
+    """
+    from autowarmup.cli.command import Command
+
+    study = study.absolute()
+    with opened(study) as store:
+        mlflow = store.meta("mlflow")
+    command = Command.load(study)
+    if Path(command.folder).is_dir():
+        os.chdir(command.folder)
+    return _conduct(command, {"study": study, "mlflow": mlflow or False}, as_json)
+
+
+def _conduct(command: Command, where: dict[str, Any], as_json: bool) -> int:
+    """Runs the study and prints its result: the verdict as soon as it is known, then where everything is. What the
+    task prints goes to standard error."""
+    from autowarmup.cli.command import users_traceback
+
+    output = sys.stdout
+
+    def print_verdict(result: TuneResult) -> None:
+        with suppress(OSError):  # closed, or on a full disk: what follows is still written, and tells of it
+            if not as_json:
+                click.echo(_wrapped(printable(result.summary()), output), file=output)
+
+    session = Session(command, print_verdict)
+    try:
+        with redirect_stdout(sys.stderr), session:
+            autowarmup.autotune(**command.arguments() | where | {"progress": session})
+    except KeyboardInterrupt:
+        click.echo(session.how_to_go_on(), err=True)
+        return INTERRUPTED
+    except AutowarmupError:
+        raise
+    except Exception as error:
+        shown = users_traceback(error, Path(command.file))
+        if shown is None:
+            raise
+        raise TaskFailedError(f"the task's code raised before the first trial:\n{shown}") from error
+    finally:
+        if as_json and session.result is not None:
+            click.echo(result_json(session.result, session.delivery))
+    assert session.result is not None
+    if not as_json:
+        click.echo(printable(next_steps(session.result, session.delivery)))
+    return NOTHING_STABLE if session.result.schedule is None else OK
+
+
+def _wrapped(text: str, output: TextIO) -> str:
+    """Lines that are too long for the terminal go on in the next one, between words."""
+    if not output.isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(
+            line, columns, subsequent_indent=" " * 4, break_long_words=False, break_on_hyphens=False
+        )
+        for line in text.splitlines()
+    )  # fmt: skip
