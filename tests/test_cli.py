@@ -277,7 +277,7 @@ def test_nothing_stable_has_an_exit_code_and_no_schedule() -> None:
 def test_a_task_that_always_raises_fails_the_study() -> None:
     done = tune("loop.py:raising")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "autowarmup: error: the first 3 trials all failed" in done.stderr
+    assert re.search(r"autowarmup: error: trial 0 \(probe\) failed.* make the same call again", done.stderr)
     assert "no such layer" in done.stderr
 
 
@@ -553,7 +553,7 @@ def test_show_needs_a_study() -> None:
     Path("study/study.db").write_text("this is no database, whatever its name says " * 30)
     done = run("show", "study")
     assert done.exit_code == 2
-    assert "can't be read as a study" in done.stderr
+    assert "can't read the study folder study: file is not a database" in done.stderr
 
 
 def test_a_study_that_is_worked_on_is_refused(store: StudyStore) -> None:
