@@ -115,7 +115,8 @@ def autotune(
         InputError: something that was passed can't be used; nothing has been made then.
         StudyError: the study's folder can't be used, or holds other things.
         ClusterError: the Ray cluster can't be used, or was lost.
-        TaskFailedError: the first trials all failed in the same way.
+        TaskFailedError: the code of the task raised, in a way that no schedule explains. Nothing finished is lost:
+                when the cause is mended, the same call goes on.
 
     Example:
         >>> import torch

@@ -9,7 +9,7 @@
     │   ├── StudyMismatchError         it holds a study of another configuration
     │   └── StudyLockedError           another process is working on it
     ├── ClusterError                   a Ray cluster that can't be used, or was lost
-    ├── TaskFailedError                the user's code failed the same way in every first trial
+    ├── TaskFailedError                the user's code failed in a way that no schedule explains
     └── TrackingError                  the MLflow server can't be used
 
 Every message says what was wrong, the value received and what is allowed.
@@ -41,7 +41,7 @@ class StudyLockedError(StudyError):
 
 
 class TaskFailedError(AutowarmupError):
-    """The user's code raised the same exception in every one of the first trials."""
+    """The user's code raised in a way that no schedule explains; the same call goes on when the cause is mended."""
 
 
 class ClusterError(AutowarmupError):

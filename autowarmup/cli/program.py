@@ -3,8 +3,8 @@
 ====  ===========================================================================================================
 code  meaning
 ====  ===========================================================================================================
-0     done; after ``tune`` and ``resume``: there is a schedule (the verdict is tuned or tie)
-1     the study failed: the task's code raised in every first trial, or the Ray cluster can't be used or was lost;
+0     done; after ``tune`` and ``resume``: there is a schedule (the verdict is tuned, tie or leaning)
+1     the study failed: the task's code raised, or the Ray cluster can't be used or was lost;
       after ``doctor``: something is wrong
 2     what was passed can't be used: a wrong option, a file or a study that is missing or of another configuration
 3     nothing stable: no schedule got to the end of its run
@@ -36,9 +36,9 @@ from autowarmup.shell import printable
 
 EXIT_CODES = """\b
 Exit codes:
-  0    done; after tune and resume: there is a schedule (tuned or tie)
-  1    the study failed: the task's code raised in every first trial,
-       or the Ray cluster was lost; after doctor: something is wrong
+  0    done; after tune and resume: there is a schedule (tuned, tie or leaning)
+  1    the study failed: the task's code raised, or the Ray
+       cluster was lost; after doctor: something is wrong
   2    what was passed can't be used
   3    nothing stable: no schedule got to the end of its run
   4    MLflow couldn't be reached, or hasn't got everything
