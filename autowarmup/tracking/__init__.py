@@ -1,6 +1,6 @@
 """MLflow, as a mirror of the study's store. Importing this package doesn't import MLflow."""
 
-from autowarmup.tracking.mirror import Mirror, mirrored, sync
+from autowarmup.tracking.mirror import Mirror, mirrored, stored_uri, sync
 from autowarmup.tracking.page import PageServer
 from autowarmup.tracking.uri import check_uri, default_uri, page_of, recalled_uri, remembered_uri, tracking_uri
 
@@ -13,6 +13,7 @@ __all__ = [
     "page_of",
     "recalled_uri",
     "remembered_uri",
+    "stored_uri",
     "sync",
     "tracking_uri",
 ]

@@ -6,18 +6,32 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from autowarmup.schedule import Schedule
-from autowarmup.study.result import TuneResult
+from autowarmup.search.verdict import Verdict
 from autowarmup.study.store import StoredTrial
 
 STUDY, TRIAL, DELIVERED = "autowarmup.study", "autowarmup.trial", "autowarmup.delivered"
 """Tags by which a run is found, and how far it is: the ``until`` of the last segment that was sent."""
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 NOTE_LENGTH = 5_000
-MAP = "figures/stability_map.png"
-"""The picture in a study's description."""
+MAP, PICTURE = "figures/stability_map.png", "stability_map.png"
+"""The stability map: where it is in a study's folder, and the artifact that descriptions show, which is smaller."""
+
+
+class Findings(NamedTuple):
+    """What a study found.
+
+    Args:
+        verdict: its verdict.
+        schedule: the schedule to use, None where nothing was stable.
+        extrapolation: how that was extrapolated to a longer run, in words; None where it was not.
+    """
+
+    verdict: Verdict
+    schedule: Schedule | None
+    extrapolation: str | None
 
 
 def key(name: str) -> str:
@@ -116,38 +130,35 @@ def study_tags(folder: str, outcomes: Iterable[str | None]) -> dict[str, str]:
     }
 
 
-def verdict_tags(result: TuneResult) -> dict[str, str]:
+def verdict_tags(findings: Findings) -> dict[str, str]:
     """What a study concluded, and the schedule to use as ``best.*``."""
-    tags: dict[str, str] = {"verdict": result.verdict.kind}
-    if result.schedule:
-        tags["schedule"] = result.schedule.describe()
-        tags |= {f"best.{name}": str(value) for name, value in schedule_params(result.schedule).items()}
+    tags: dict[str, str] = {"verdict": findings.verdict.kind}
+    if findings.schedule:
+        tags["schedule"] = findings.schedule.describe()
+        tags |= {f"best.{name}": str(value) for name, value in schedule_params(findings.schedule).items()}
     return tags
 
 
 # --- Descriptions -----------------------------------------------------------------------------------------
 
 
-def study_note(result: TuneResult, run: str, page: str, picture: bool) -> str:
+def study_note(findings: Findings, page: str, picture: str | None) -> str:
     """A study's description: the verdict, the schedule, what was compared, links, and the stability map.
 
     Args:
-        result: what the study found; its records are not looked at.
-        run: the id of its run.
+        findings: what the study found.
         page: the view of its trials, as a part of an address.
-        picture: whether the stability map is among the run's artifacts.
+        picture: the id of the run whose artifacts have the map, None for none.
     """
-    parts = [f"**{result.verdict.kind}**: {result.verdict.message}"]
-    if result.schedule:
-        parts.append(result.schedule.describe())
-    if result.extrapolation:
-        parts.append(result.extrapolation.describe())
-    if result.verdict.comparisons:
-        parts.append(_comparisons(result))
-    parts.append(_links(page))
-    if picture:
-        parts.append(_image(run))
-    return "\n\n".join(parts)[:NOTE_LENGTH]
+    parts = [
+        f"**{findings.verdict.kind}**: {findings.verdict.message}",
+        findings.schedule.describe() if findings.schedule else "",
+        findings.extrapolation or "",
+        _comparisons(findings.verdict),
+        _links(page),
+        _image(picture),
+    ]
+    return "\n\n".join(filter(None, parts))[:NOTE_LENGTH]
 
 
 def experiment_note(studies: Iterable[tuple[str, str, Mapping[str, str]]], picture: str | None) -> str:
@@ -158,7 +169,7 @@ def experiment_note(studies: Iterable[tuple[str, str, Mapping[str, str]]], pictu
         picture: the id of the run whose map is shown, None for none.
     """
     lines = [_study_line(name, page, tags) for name, page, tags in studies]
-    return "\n\n".join(filter(None, (*lines, _image(picture) if picture else "")))[:NOTE_LENGTH]
+    return "\n\n".join(filter(None, (*lines, _image(picture))))[:NOTE_LENGTH]
 
 
 def _study_line(name: str, page: str, tags: Mapping[str, str]) -> str:
@@ -167,9 +178,11 @@ def _study_line(name: str, page: str, tags: Mapping[str, str]) -> str:
     return f"{name}: {verdict}{schedule}. {_links(page)}"
 
 
-def _comparisons(result: TuneResult) -> str:
+def _comparisons(verdict: Verdict) -> str:
+    if not verdict.comparisons:
+        return ""
     rows = ["| schedule | final validation loss, by seed | tuned minus this |", "| --- | --- | --- |"]
-    for comparison in result.verdict.comparisons:
+    for comparison in verdict.comparisons:
         losses = ", ".join("none" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
         interval = comparison.interval
         difference = f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]" if interval else ""
@@ -181,5 +194,5 @@ def _links(page: str) -> str:
     return f"[Table of trials]({page}&compareRunsMode=TABLE), [charts]({page}&compareRunsMode=CHART)"
 
 
-def _image(run: str) -> str:
-    return f"![Stability map](get-artifact?path={MAP.replace('/', '%2F')}&run_uuid={run})"
+def _image(run: str | None) -> str:
+    return "" if run is None else f"![Stability map](get-artifact?path={PICTURE}&run_uuid={run})"

@@ -123,14 +123,24 @@ def mirrored(store: StudyStore, uri: str | None, progress: Progress) -> Iterator
             progress.delivered(mirror.close())
 
 
+def stored_uri(folder: str | Path, uri: str | None = None) -> str:
+    """Where the study in ``folder`` goes: ``uri``, else where it was mirrored to, else ``MLFLOW_TRACKING_URI``, else
+    its embedded store. A password, which no study keeps, comes from ``MLFLOW_TRACKING_URI``.
+
+    Raises:
+        StudyError: the folder holds no study.
+        InputError: the URI can't work.
+    """
+    with closing(StudyStore(Path(folder))) as store:
+        return tracking_uri(folder, uri or recalled_uri(folder, store.meta("mlflow")))
+
+
 def sync(folder: str | Path, uri: str | None = None) -> Delivery:
     """Brings MLflow up to date with the study in ``folder``; what it already has isn't sent again.
 
     Args:
         folder: the study's.
-        uri: the tracking URI; left out, the one the study was mirrored to (its password, which no study keeps, comes
-            from ``MLFLOW_TRACKING_URI``), else ``MLFLOW_TRACKING_URI``, else the study's embedded store. A study can
-            go to several, one after the other.
+        uri: the tracking URI; left out, see :func:`stored_uri`. A study can go to several, one after the other.
 
     Raises:
         StudyError: the folder holds no study.
@@ -138,9 +148,7 @@ def sync(folder: str | Path, uri: str | None = None) -> Delivery:
         TrackingError: MLflow can't be reached or refuses; what was delivered before stays.
     """
     path = Path(folder).absolute()
-    with closing(StudyStore(path)) as store:
-        chosen = tracking_uri(path, uri or recalled_uri(path, store.meta("mlflow")))
-    process = _launch(path, chosen)
+    process = _launch(path, stored_uri(path, uri))
     try:
         output, _ = process.communicate()
     except BaseException:

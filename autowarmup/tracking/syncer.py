@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,12 +25,12 @@ from typing import NamedTuple
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
+from PIL import Image
 
 from autowarmup.errors import StudyError
-from autowarmup.search.config import TuneConfig
+from autowarmup.schedule import Schedule
 from autowarmup.search.verdict import Verdict
 from autowarmup.study.delivery import Delivery
-from autowarmup.study.result import TuneResult
 from autowarmup.study.store import StoredTrial, StudyStore
 from autowarmup.tracking import contents, metrics
 from autowarmup.tracking.client import (
@@ -62,6 +63,8 @@ STUDY_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAIL
 
 LISTED = 20
 """Studies that the experiment's description names."""
+PICTURE_SIZE = 900, 700
+"""Of the picture in descriptions, at most: width and height in pixels."""
 
 
 class State(NamedTuple):
@@ -189,19 +192,18 @@ class Syncer:
 
     def _study_tags(self, run: Run, seen: Sequence[TrialOverview], live: bool) -> dict[str, str]:
         tags = contents.study_tags(str(self.folder), (trial.outcome for trial in seen))
-        if stored := self.store.meta("verdict"):
-            result = TuneResult(
-                verdict=Verdict.model_validate(stored),
-                records=(),
-                peak_range=None,
-                config=TuneConfig.model_validate(self.store.meta("config")),
-                study=str(self.folder),
-            )
+        if findings := self._findings():
             page = view_page(run.info.experiment_id, run.data.tags[STUDY])
-            picture = not live and (self.folder / contents.MAP).exists()
-            tags |= contents.verdict_tags(result)
-            tags[NOTE] = contents.study_note(result, run.info.run_id, page, picture)
+            picture = run.info.run_id if not live and (self.folder / contents.MAP).exists() else None
+            tags |= contents.verdict_tags(findings) | {NOTE: contents.study_note(findings, page, picture)}
         return tags
+
+    def _findings(self) -> contents.Findings | None:
+        verdict, schedule, extrapolation = (self.store.meta(key) for key in ("verdict", "schedule", "extrapolation"))
+        if verdict is None:
+            return None
+        found = None if schedule is None else Schedule.model_validate(schedule)
+        return contents.Findings(Verdict.model_validate(verdict), found, extrapolation)
 
     def _send_view(
         self, client: MlflowClient, experiment: Experiment, seen: Sequence[TrialOverview], trials: Sequence[StoredTrial]
@@ -226,7 +228,17 @@ class Syncer:
             client.log_artifact(run.info.run_id, str(path))
         for path in figures:
             client.log_artifact(run.info.run_id, str(path), "figures")
+        if (picture := self.folder / contents.MAP) in figures:
+            _send_picture(client, run, picture)
         client.set_tag(run.info.run_id, ARTIFACTS, digest.hexdigest())
+
+
+def _send_picture(client: MlflowClient, run: Run, picture: Path) -> None:
+    """The picture of the descriptions: they show it as large as it is."""
+    with tempfile.TemporaryDirectory() as folder, Image.open(picture) as image:
+        image.thumbnail(PICTURE_SIZE)
+        image.save(Path(folder) / contents.PICTURE)
+        client.log_artifact(run.info.run_id, str(Path(folder) / contents.PICTURE))
 
 
 def _describe(client: MlflowClient, experiment: Experiment) -> None:
