@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class Study:
         error: str | None = None,
         spike: int | None = None,
         metrics: dict[str, float] | None = None,
+        validates: bool = True,
     ) -> None:
         """One report; from ``bad_from`` on its losses are infinite, then NaN; it ends five steps later."""
         schedule = self.store.trial(number).spec.schedule
@@ -83,12 +84,14 @@ class Study:
             loss[steps > bad_from] = math.nan
             norm[steps >= bad_from] = math.inf
         value = 2.5 if bad_from is None else math.nan
-        evaluation = Evaluation(end, value * math.exp(-end / 20.0), value, metrics or {"top@1": 0.5, "accuracy": math.nan})
+        evaluation = Evaluation(
+            end, value * math.exp(-end / 20.0), value, metrics or {"top@1": 0.5, "accuracy": math.nan}
+        )
         self.store.add_segment(
             SegmentResult(
                 number,
                 until,
-                Trace(schedule.curve()[start:end], loss, norm, () if error else (evaluation,), start),
+                Trace(schedule.curve()[start:end], loss, norm, (evaluation,) if validates and not error else (), start),
                 None if bad_from is None else instability("non-finite", bad_from, fatal=True),
                 () if spike is None else (instability("spike", spike, fatal=False),),
                 error,
@@ -99,7 +102,13 @@ class Study:
         self.clock += 2.0
 
     def run(
-        self, number: int, outcome: Outcome | None = "completed", *, spike: int | None = None, **changes: Any
+        self,
+        number: int,
+        outcome: Outcome | None = "completed",
+        *,
+        spike: int | None = None,
+        validates: bool = True,
+        **changes: Any,
     ) -> None:
         """A whole trial that ends with ``outcome``; None leaves it open after its first segment."""
         self.add(number, **changes)
@@ -110,7 +119,7 @@ class Study:
             self.segment(number, RUNGS[0], RUNGS[1], bad_from=27)
         elif outcome == "completed":
             for start, until in zip((0, *RUNGS), RUNGS, strict=False):
-                self.segment(number, start, until, spike=spike if until == RUNGS[0] else None)
+                self.segment(number, start, until, spike=spike if until == RUNGS[0] else None, validates=validates)
         else:
             self.segment(number, 0, RUNGS[0])
         if outcome:
@@ -218,6 +227,16 @@ def children(process: int) -> list[int]:
     """The processes that ``process`` started and that live."""
     found = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
     return [int(child) for child in found.split()]
+
+
+def group(leader: int) -> list[int]:
+    """The processes of a process group that live."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getpgid(int(folder.name)) == leader:
+                found.append(int(folder.name))
+    return found
 
 
 def alive(process: int) -> bool:

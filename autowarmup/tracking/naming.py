@@ -43,7 +43,7 @@ class Lineup:
 def run_name(trial: TrialOverview, lineup: Lineup) -> str:
     """What the trial is, shortly: how it ended where that was early, its part in the study, its schedule.
 
-    >>> schedule = Schedule(peak=5.35e-3, horizon=240, warmup_steps=72, shape="linear")
+    >>> schedule = Schedule(peak=5.36e-3, horizon=240, warmup_steps=72, shape="linear")
     >>> spec = TrialSpec(number=14, candidate=4, role="confirmation", seed=7, schedule=schedule)
     >>> run_name(TrialOverview(spec, "pruned", 60, None), Lineup(tuned=4, seeds=(5, 7)))
     'pruned at step 60: tuned, seed 2: linear 30% to 5.4e-3'
@@ -95,7 +95,7 @@ def _schedule_name(schedule: Schedule) -> str:
 def _number(value: float) -> str:
     """Two digits and an exponent.
 
-    >>> _number(5.35e-3), _number(1e-3), _number(12.0)
+    >>> _number(5.36e-3), _number(1e-3), _number(12.0)
     ('5.4e-3', '1e-3', '1.2e1')
     """
     digits, _, exponent = f"{value:.1e}".partition("e")
