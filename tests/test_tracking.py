@@ -6,6 +6,7 @@ import fcntl
 import importlib
 import math
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -22,7 +23,8 @@ import pytest
 from autowarmup.errors import InputError, StudyError, TrackingError
 from autowarmup.study.delivery import Delivery
 from autowarmup.study.store import StudyStore
-from autowarmup.tracking import Mirror, check_uri, default_uri, sync, tracking_uri
+from autowarmup.tracking import Mirror, check_uri, default_uri, recalled_uri, remembered_uri, sync, tracking_uri
+from autowarmup.tracking.uri import redact, scrub
 from tests.mlflow_server import HORIZON, STARTED, Server, Study, alive, blackhole, children, free_port, wait_until
 
 Content = dict[str, dict[str, Any]]
@@ -141,6 +143,9 @@ def test_a_uri_that_can_work_is_accepted(uri: str) -> None:
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:////no/such/folder/runs.db", "/no/such/folder doesn't exist"),
+        ("sqlite:////tmp", "names a folder: write sqlite:////tmp/runs.db"),
+        ("sqlite:////etc/passwd", "/etc/passwd (is not an SQLite database|can't be written)"),
+        ("sqlite:////dev/null", "/dev/null is not an SQLite database"),
         (
             "postgresql+nodriver://ada:secret@host/runs",
             r"ada:\*\*\*@host/runs' needs the Python module nodriver",
@@ -162,6 +167,55 @@ def test_the_uri_comes_from_the_caller_then_the_environment_then_the_study(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     assert tracking_uri("study") == "http://tracker:5000"
     assert tracking_uri("study", "sqlite:///runs.db") == f"sqlite:///{tmp_path}/runs.db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown", "kept"),
+    [
+        ("http://host:5000", "http://host:5000", "http://host:5000"),
+        ("https://ada:pa55word@host:5000/team", "https://ada:***@host:5000/team", "https://host:5000/team"),
+        ("https://host/?token=pa55word&page=2", "https://host/?token=***&page=2", "https://host/?page=2"),
+        ("https://host?X-API-Key=pa55word", "https://host?X-API-Key=***", "https://host"),
+        (
+            "postgresql://ada:pa55/word@host:5432/runs?sslmode=require",
+            "postgresql://ada:***@host:5432/runs?sslmode=require",
+            "postgresql://ada@host:5432/runs?sslmode=require",
+        ),
+        (
+            "postgresql://host/runs?user=ada&password=pa55word",
+            "postgresql://host/runs?user=ada&password=***",
+            "postgresql://host/runs?user=ada",
+        ),
+        (
+            "mysql+pymysql://ada@host/runs?ssl_secret=pa55word&access_token=pa55word",
+            "mysql+pymysql://ada@host/runs?ssl_secret=***&access_token=***",
+            "mysql+pymysql://ada@host/runs",
+        ),
+    ],
+)
+def test_secrets_are_neither_shown_nor_kept(uri: str, shown: str, kept: str, tmp_path: Path) -> None:
+    assert redact(uri) == shown
+    assert remembered_uri(tmp_path, uri) == kept
+    assert scrub(f"no answer from {uri}", uri) == f"no answer from {shown}"
+    if password := re.search("pa55/?word", uri):
+        assert scrub(f"password {password[0]!r} refused", uri) == "password '***' refused"
+
+
+def test_a_password_comes_back_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = remembered_uri(tmp_path, "https://ada:secret@host:5000")
+    assert recalled_uri(tmp_path, kept) == "https://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:changed@host:5000")
+    assert recalled_uri(tmp_path, kept) == "https://ada:changed@host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@elsewhere")
+    assert recalled_uri(tmp_path, kept) == "https://host:5000"
+    assert recalled_uri(tmp_path, remembered_uri(tmp_path, None)) is None
+
+
+def test_a_store_in_the_study_s_folder_is_remembered_by_its_place_in_it(tmp_path: Path) -> None:
+    kept = remembered_uri(tmp_path / "here", default_uri(tmp_path / "here"))
+    assert recalled_uri(tmp_path / "there", kept) == default_uri(tmp_path / "there")
+    elsewhere = f"sqlite:///{tmp_path}/100%25 runs.db"
+    assert recalled_uri(tmp_path / "there", remembered_uri(tmp_path / "here", elsewhere)) == elsewhere
 
 
 def test_importing_the_package_imports_neither_mlflow_nor_torch() -> None:

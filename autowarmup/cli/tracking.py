@@ -48,18 +48,18 @@ def browse(study: Path, mlflow: str | None, port: int | None, no_open: bool) -> 
     Example:
       autowarmup browse studies/mine
     """
-    from autowarmup.tracking import PageServer, page_of, stored_uri
+    from autowarmup.tracking import PageServer, page_address, stored_uri
     from autowarmup.tracking import sync as deliver
 
     uri = stored_uri(study, mlflow)
     click.echo("autowarmup: bringing MLflow up to date", err=True)
-    page = deliver(study, uri).page
-    if uri.startswith("http"):
-        _show(f"{page_of(uri)}/{page}", no_open)
+    delivery = deliver(study, uri)
+    if address := page_address(delivery):
+        _show(address, no_open)
         return OK
     click.echo("autowarmup: starting MLflow's page", err=True)
     with PageServer(study, uri, port) as server:
-        _show(f"{server.address}/{page}", no_open)
+        _show(f"{server.address}/{delivery.page}", no_open)
         click.echo("autowarmup: Ctrl-C ends it", err=True)
         try:
             server.wait()

@@ -2,7 +2,7 @@
 
 from autowarmup.tracking.mirror import Mirror, mirrored, stored_uri, sync
 from autowarmup.tracking.page import PageServer
-from autowarmup.tracking.uri import check_uri, default_uri, page_of, recalled_uri, remembered_uri, tracking_uri
+from autowarmup.tracking.uri import check_uri, default_uri, page_address, recalled_uri, remembered_uri, tracking_uri
 
 __all__ = [
     "Mirror",
@@ -10,7 +10,7 @@ __all__ = [
     "check_uri",
     "default_uri",
     "mirrored",
-    "page_of",
+    "page_address",
     "recalled_uri",
     "remembered_uri",
     "stored_uri",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import sys
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from autowarmup.study.delivery import Delivery
+from autowarmup.study.lock import is_locked
 from autowarmup.tracking.syncer import Syncer
 
 POLL_S = 0.5
@@ -36,7 +36,7 @@ def main() -> None:
 
     syncer = Syncer(folder, uri)
     if len(sys.argv) == 2:
-        report(syncer.attempt(driven=_driven(folder / "study.lock")))
+        report(syncer.attempt(driven=is_locked(folder)))
     else:
         os.nice(10)
         _follow(syncer, int(sys.argv[2]), report)
@@ -64,15 +64,3 @@ def _stopped(driver: int) -> bool:
     """Waits a moment for a word on standard input, its end or the driver's."""
     told, _, _ = select.select([sys.stdin], [], [], POLL_S)
     return bool(told) or os.getppid() != driver
-
-
-def _driven(lock: Path) -> bool:
-    """Whether a driver is at work: it holds the study's lock."""
-    if not lock.exists():
-        return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

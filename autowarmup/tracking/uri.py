@@ -9,12 +9,13 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from autowarmup.errors import InputError
+from autowarmup.study.delivery import Delivery
 
 DRIVERS = {"sqlite": "sqlite3", "postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
 """Databases that MLflow stores runs in, and the Python module that each needs, unless the URI names one."""
 
 SECRET = re.compile(
-    r"([?&][^=&#]*(?:password|passwd|pwd|passphrase|token|secret|api_?key|access_?key|credential)[^=&#]*=)([^&#]*)",
+    r"([?&][^=&#]*(?:password|passwd|pwd|passphrase|token|secret|api[_-]?key|access[_-]?key|credential)[^=&#]*=)([^&#]*)",
     re.I,
 )
 """A setting in a URI's query that nobody else may read, and its value."""
@@ -152,14 +153,16 @@ def scrub(text: str, uri: str) -> str:
     return text
 
 
-def page_of(uri: str) -> str:
-    """The address of an MLflow server's page: its URI without credentials and query.
+def page_address(delivery: Delivery) -> str | None:
+    """Where an MLflow server shows a study's trials; None where there is no server, or it couldn't be reached.
 
-    >>> page_of("https://ada:secret@mlflow.example:5000/team/?token=abc")
-    'https://mlflow.example:5000/team'
+    >>> page_address(Delivery(folder="study", uri="https://ada:***@mlflow.example:5000/team/", page="#/experiments/1"))
+    'https://mlflow.example:5000/team/#/experiments/1'
     """
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    parts = urlsplit(delivery.uri)
+    if parts.scheme not in ("http", "https") or delivery.page is None:
+        return None
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/{delivery.page}"
 
 
 def _sqlite_uri(path: Path) -> str:
