@@ -146,14 +146,14 @@ def autotune(
     from autowarmup.study.display import progress_for
     from autowarmup.study.driver import conduct, opened_study
     from autowarmup.study.progress import warning_of_failure
-    from autowarmup.tracking import mirrored, tracking_uri
+    from autowarmup.tracking import mirrored, remembered_uri, tracking_uri
 
     uri = None if given.mlflow is False else tracking_uri(folder, given.mlflow)
     shown = progress_for(progress) if progress is None or isinstance(progress, bool) else progress
     with (
         closing(shown),
         closing(_engine(given.engine, task, folder / "checkpoints")) as trials,
-        opened_study(folder, config, uri) as store,
+        opened_study(folder, config, remembered_uri(folder, uri)) as store,
         mirrored(store, uri, shown),
     ):
         result = conduct(store, config, trials, shown)

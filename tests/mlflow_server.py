@@ -12,10 +12,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from autowarmup.instability.instability import Instability, Kind
 from autowarmup.schedule.schedule import Schedule
@@ -52,9 +54,10 @@ class Study:
         self.store.set_meta("created_at", STARTED - 1.0)
         self.store.set_meta("status", "running")
 
-    def add(self, number: int) -> TrialSpec:
+    def add(self, number: int, **changes: Any) -> TrialSpec:
         schedule = Schedule(peak=0.01 * (number + 1), horizon=self.horizon, warmup_steps=6, shape=Polynomial(power=2))
         spec = TrialSpec(number=number, candidate=number, role="proposal", seed=number % 2, schedule=schedule)
+        spec = spec.model_copy(update=changes)
         self.store.add_trial(spec)
         return spec
 
@@ -67,6 +70,8 @@ class Study:
         bad_from: int | None = None,
         error: str | None = None,
         spike: int | None = None,
+        metrics: dict[str, float] | None = None,
+        validates: bool = True,
     ) -> None:
         """One report; from ``bad_from`` on its losses are infinite, then NaN; it ends five steps later."""
         schedule = self.store.trial(number).spec.schedule
@@ -79,12 +84,14 @@ class Study:
             loss[steps > bad_from] = math.nan
             norm[steps >= bad_from] = math.inf
         value = 2.5 if bad_from is None else math.nan
-        evaluation = Evaluation(end, value * math.exp(-end / 20.0), value, {"top@1": 0.5, "accuracy": math.nan})
+        evaluation = Evaluation(
+            end, value * math.exp(-end / 20.0), value, metrics or {"top@1": 0.5, "accuracy": math.nan}
+        )
         self.store.add_segment(
             SegmentResult(
                 number,
                 until,
-                Trace(schedule.curve()[start:end], loss, norm, () if error else (evaluation,), start),
+                Trace(schedule.curve()[start:end], loss, norm, (evaluation,) if validates and not error else (), start),
                 None if bad_from is None else instability("non-finite", bad_from, fatal=True),
                 () if spike is None else (instability("spike", spike, fatal=False),),
                 error,
@@ -94,9 +101,17 @@ class Study:
         )
         self.clock += 2.0
 
-    def run(self, number: int, outcome: Outcome | None = "completed", *, spike: int | None = None) -> None:
+    def run(
+        self,
+        number: int,
+        outcome: Outcome | None = "completed",
+        *,
+        spike: int | None = None,
+        validates: bool = True,
+        **changes: Any,
+    ) -> None:
         """A whole trial that ends with ``outcome``; None leaves it open after its first segment."""
-        self.add(number)
+        self.add(number, **changes)
         if outcome == "failed":
             self.segment(number, 0, RUNGS[0], error="Traceback (most recent call last):\nValueError: bad batch")
         elif outcome == "unstable":
@@ -104,7 +119,7 @@ class Study:
             self.segment(number, RUNGS[0], RUNGS[1], bad_from=27)
         elif outcome == "completed":
             for start, until in zip((0, *RUNGS), RUNGS, strict=False):
-                self.segment(number, start, until, spike=spike if until == RUNGS[0] else None)
+                self.segment(number, start, until, spike=spike if until == RUNGS[0] else None, validates=validates)
         else:
             self.segment(number, 0, RUNGS[0])
         if outcome:
@@ -121,11 +136,13 @@ class Study:
         """Concludes, with artifacts."""
         schedule = self.store.trial(0).spec.schedule
         verdict = Verdict(kind="tuned", candidate=0, schedule=schedule, message="beats both baselines")
+        self.store.set_meta("schedule", schedule.model_dump(mode="json"))
+        self.store.set_meta("extrapolation", None)
         self.store.set_meta("verdict", verdict.model_dump(mode="json"))
         (self.folder / "schedule.json").write_text(schedule.model_dump_json())
         (self.folder / "report.html").write_text("<h1>SegmentResult</h1>")
         (self.folder / "figures").mkdir(exist_ok=True)
-        (self.folder / "figures" / "best.png").write_bytes(b"\x89PNG")
+        Image.new("RGB", (1344, 896), "white").save(self.folder / "figures" / "stability_map.png")
         self.store.set_meta("status", status)
 
 
@@ -210,6 +227,16 @@ def children(process: int) -> list[int]:
     """The processes that ``process`` started and that live."""
     found = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
     return [int(child) for child in found.split()]
+
+
+def group(leader: int) -> list[int]:
+    """The processes of a process group that live."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getpgid(int(folder.name)) == leader:
+                found.append(int(folder.name))
+    return found
 
 
 def alive(process: int) -> bool:

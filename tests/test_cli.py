@@ -492,7 +492,8 @@ def test_ctrl_c_leaves_mlflow_in_order() -> None:
     resumed = Watched("resume", "study")
     code, output = resumed.wait()
     assert code == 0
-    assert "mlflow ui --backend-store-uri sqlite:///" in output
+    assert "MLflow: " in output
+    assert " browse " in output
     assert "RUNNING" not in statuses()
 
 

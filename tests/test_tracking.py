@@ -6,6 +6,7 @@ import fcntl
 import importlib
 import math
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -22,7 +23,8 @@ import pytest
 from autowarmup.errors import InputError, StudyError, TrackingError
 from autowarmup.study.delivery import Delivery
 from autowarmup.study.store import StudyStore
-from autowarmup.tracking import Mirror, check_uri, default_uri, sync, tracking_uri
+from autowarmup.tracking import Mirror, check_uri, default_uri, recalled_uri, remembered_uri, sync, tracking_uri
+from autowarmup.tracking.uri import redact, scrub
 from tests.mlflow_server import HORIZON, STARTED, Server, Study, alive, blackhole, children, free_port, wait_until
 
 Content = dict[str, dict[str, Any]]
@@ -34,7 +36,7 @@ def _mlflow_imported() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        importlib.import_module("autowarmup.tracking.mlflow")
+        importlib.import_module("autowarmup.tracking.syncer")
 
 
 def client(uri: str) -> Any:
@@ -49,14 +51,20 @@ def runs(uri: str, query: str = "") -> list[Any]:
     return list(mlflow.search_runs([experiment.experiment_id], query)) if experiment else []
 
 
+def label(run: Any) -> str:
+    """The study's name, or a trial's number."""
+    number = run.data.tags.get("autowarmup.trial")
+    return f"trial {number}" if number else str(run.info.run_name)
+
+
 def content(uri: str) -> Content:
     """Everything that MLflow has, by run name, without the ids that it gave."""
     mlflow = client(uri)
     found: Content = {}
     for run in runs(uri):
-        assert run.info.run_name not in found, f"two runs of {run.info.run_name}"
+        assert label(run) not in found, f"two runs of {label(run)}"
         histories = {key: mlflow.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
-        found[run.info.run_name] = {
+        found[label(run)] = {
             "info": (run.info.status, run.info.start_time, run.info.end_time),
             "params": run.data.params,
             "tags": {key: value for key, value in run.data.tags.items() if key != "mlflow.parentRunId"},
@@ -65,20 +73,20 @@ def content(uri: str) -> Content:
                 for key, history in histories.items()
             },
         }
-        for key, points in found[run.info.run_name]["metrics"].items():
+        for key, points in found[label(run)]["metrics"].items():
             assert len(points) == len({step for step, _, _ in points}), f"{key} has a step twice"
     return found
 
 
 def deliver(folder: Path, uri: str) -> Delivery:
     """A pass in this process, as :func:`sync` runs it in another."""
-    from autowarmup.tracking.mlflow import Syncer
+    from autowarmup.tracking.syncer import Syncer
 
     return Syncer(folder, uri).attempt(driven=False)
 
 
 def statuses(uri: str) -> dict[str, str]:
-    return {run.info.run_name: run.info.status for run in runs(uri)}
+    return {label(run): run.info.status for run in runs(uri)}
 
 
 @pytest.fixture
@@ -135,6 +143,9 @@ def test_a_uri_that_can_work_is_accepted(uri: str) -> None:
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:////no/such/folder/runs.db", "/no/such/folder doesn't exist"),
+        ("sqlite:////tmp", "names a folder: write sqlite:////tmp/runs.db"),
+        ("sqlite:////etc/passwd", "/etc/passwd (is not an SQLite database|can't be written)"),
+        ("sqlite:////dev/null", "/dev/null is not an SQLite database"),
         (
             "postgresql+nodriver://ada:secret@host/runs",
             r"ada:\*\*\*@host/runs' needs the Python module nodriver",
@@ -158,6 +169,55 @@ def test_the_uri_comes_from_the_caller_then_the_environment_then_the_study(
     assert tracking_uri("study", "sqlite:///runs.db") == f"sqlite:///{tmp_path}/runs.db"
 
 
+@pytest.mark.parametrize(
+    ("uri", "shown", "kept"),
+    [
+        ("http://host:5000", "http://host:5000", "http://host:5000"),
+        ("https://ada:pa55word@host:5000/team", "https://ada:***@host:5000/team", "https://host:5000/team"),
+        ("https://host/?token=pa55word&page=2", "https://host/?token=***&page=2", "https://host/?page=2"),
+        ("https://host?X-API-Key=pa55word", "https://host?X-API-Key=***", "https://host"),
+        (
+            "postgresql://ada:pa55/word@host:5432/runs?sslmode=require",
+            "postgresql://ada:***@host:5432/runs?sslmode=require",
+            "postgresql://ada@host:5432/runs?sslmode=require",
+        ),
+        (
+            "postgresql://host/runs?user=ada&password=pa55word",
+            "postgresql://host/runs?user=ada&password=***",
+            "postgresql://host/runs?user=ada",
+        ),
+        (
+            "mysql+pymysql://ada@host/runs?ssl_secret=pa55word&access_token=pa55word",
+            "mysql+pymysql://ada@host/runs?ssl_secret=***&access_token=***",
+            "mysql+pymysql://ada@host/runs",
+        ),
+    ],
+)
+def test_secrets_are_neither_shown_nor_kept(uri: str, shown: str, kept: str, tmp_path: Path) -> None:
+    assert redact(uri) == shown
+    assert remembered_uri(tmp_path, uri) == kept
+    assert scrub(f"no answer from {uri}", uri) == f"no answer from {shown}"
+    if password := re.search("pa55/?word", uri):
+        assert scrub(f"password {password[0]!r} refused", uri) == "password '***' refused"
+
+
+def test_a_password_comes_back_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = remembered_uri(tmp_path, "https://ada:secret@host:5000")
+    assert recalled_uri(tmp_path, kept) == "https://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:changed@host:5000")
+    assert recalled_uri(tmp_path, kept) == "https://ada:changed@host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@elsewhere")
+    assert recalled_uri(tmp_path, kept) == "https://host:5000"
+    assert recalled_uri(tmp_path, remembered_uri(tmp_path, None)) is None
+
+
+def test_a_store_in_the_study_s_folder_is_remembered_by_its_place_in_it(tmp_path: Path) -> None:
+    kept = remembered_uri(tmp_path / "here", default_uri(tmp_path / "here"))
+    assert recalled_uri(tmp_path / "there", kept) == default_uri(tmp_path / "there")
+    elsewhere = f"sqlite:///{tmp_path}/100%25 runs.db"
+    assert recalled_uri(tmp_path / "there", remembered_uri(tmp_path / "here", elsewhere)) == elsewhere
+
+
 def test_importing_the_package_imports_neither_mlflow_nor_torch() -> None:
     program = "import sys, autowarmup.tracking; print({'mlflow', 'torch'} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
@@ -168,7 +228,7 @@ def test_importing_the_package_imports_neither_mlflow_nor_torch() -> None:
 
 
 def test_a_study_is_a_run_and_its_trials_are_nested_in_it(delivered: Path) -> None:
-    found = {run.info.run_name: run for run in runs(default_uri(delivered))}
+    found = {label(run): run for run in runs(default_uri(delivered))}
     assert sorted(found) == ["digits", *(f"trial {number}" for number in range(5))]
     parent = found.pop("digits")
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
@@ -185,31 +245,32 @@ def test_statuses_follow_the_outcomes(delivered: Path) -> None:
     assert statuses(default_uri(delivered)) == {
         "digits": "FINISHED",
         "trial 0": "FINISHED",
-        "trial 1": "KILLED",
-        "trial 2": "KILLED",
+        "trial 1": "FINISHED",
+        "trial 2": "FAILED",
         "trial 3": "FAILED",
         "trial 4": "FINISHED",
     }
-    times = {run.info.run_name: (run.info.start_time, run.info.end_time) for run in runs(default_uri(delivered))}
+    times = {label(run): (run.info.start_time, run.info.end_time) for run in runs(default_uri(delivered))}
     assert times["trial 0"] == (STARTED * 1000, STARTED * 1000 + 6000)
 
 
 def test_unstable_trials_are_found_by_their_outcome(delivered: Path) -> None:
     (unstable,) = runs(default_uri(delivered), 'tags.outcome = "unstable"')
-    assert unstable.info.run_name == "trial 2"
+    assert label(unstable) == "trial 2"
     assert unstable.data.tags["instability"] == "non-finite"
     assert unstable.data.metrics["instability_step"] == 27
     assert unstable.data.metrics["instability_lr"] == 0.02
     assert "not finite since step 27" in unstable.data.tags["mlflow.note.content"]
     (spiked,) = runs(default_uri(delivered), 'tags.spikes = "1"')
-    assert spiked.info.run_name == "trial 0"
+    assert label(spiked) == "trial 0"
     (failed,) = runs(default_uri(delivered), 'tags.outcome = "failed"')
     assert "ValueError: bad batch" in failed.data.tags["mlflow.note.content"]
 
 
 def test_parameters_are_named_as_in_the_schedule(delivered: Path) -> None:
-    (run,) = runs(default_uri(delivered), "attributes.run_name = 'trial 1'")
+    (run,) = runs(default_uri(delivered), "params.trial = '1'")
     assert run.data.params == {
+        "trial": "1",
         "role": "proposal",
         "candidate": "1",
         "seed": "1",
@@ -220,6 +281,8 @@ def test_parameters_are_named_as_in_the_schedule(delivered: Path) -> None:
         "power": "2.0",
         "decay": "cosine",
         "final_factor": "0.0",
+        "warmup_share": "0.1",
+        "log10_peak": "-1.699",
     }
 
 
@@ -251,14 +314,14 @@ def test_artifacts_are_on_the_study(delivered: Path) -> None:
     uri = default_uri(delivered)
     (parent,) = runs(uri, "attributes.run_name = 'digits'")
     names = [file.path for file in client(uri).list_artifacts(parent.info.run_id)]
-    assert names == ["figures", "report.html", "schedule.json"]
+    assert names == ["figures", "report.html", "schedule.json", "stability_map.png"]
     figures = client(uri).list_artifacts(parent.info.run_id, "figures")
-    assert [file.path for file in figures] == ["figures/best.png"]
+    assert [file.path for file in figures] == ["figures/stability_map.png"]
     assert (delivered / "mlartifacts" / parent.info.run_id / "artifacts" / "report.html").exists()
 
 
 def test_long_trials_are_thinned_but_not_around_instabilities(tmp_path: Path) -> None:
-    from autowarmup.tracking.mlflow import trial_points
+    from autowarmup.tracking.metrics import trial_points
 
     study = Study(tmp_path, horizon=10_000)
     study.add(0)
@@ -285,7 +348,7 @@ def test_a_second_sync_changes_nothing(delivered: Path) -> None:
 def test_a_run_that_a_slow_server_made_twice_is_removed(delivered: Path) -> None:
     uri = default_uri(delivered)
     before = content(uri)
-    for run in runs(uri, "attributes.run_name = 'trial 1'") + runs(uri, "attributes.run_name = 'digits'"):
+    for run in runs(uri, "params.trial = '1'") + runs(uri, "attributes.run_name = 'digits'"):
         kept = {key: value for key, value in run.data.tags.items() if key.startswith("autowarmup.")}
         kept.pop("autowarmup.delivered", None)
         client(uri).create_run(run.info.experiment_id, 1, kept, run.info.run_name)
@@ -449,7 +512,7 @@ def test_a_server_that_dies_mid_study_and_returns_gets_everything(study: Study, 
     assert live == rebuilt
     (parent,) = runs(server.uri, "attributes.run_name = 'digits'")
     names = [file.path for file in client(server.uri).list_artifacts(parent.info.run_id)]
-    assert names == ["figures", "report.html", "schedule.json"]
+    assert names == ["figures", "report.html", "schedule.json", "stability_map.png"]
 
 
 @pytest.mark.slow

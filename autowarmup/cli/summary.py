@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autowarmup.cli.common import plain
 from autowarmup.shell import command_line
+from autowarmup.tracking import page_address
 
 if TYPE_CHECKING:
     from autowarmup.study.delivery import Delivery
@@ -34,10 +35,15 @@ def result_json(result: TuneResult, delivery: Delivery | None) -> str:
             "trials": Counter(record.outcome for record in result.records),
             "cost": plain(result.cost),
             "paths": _paths(result),
-            "mlflow": delivery and {"uri": delivery.uri, "complete": delivery.complete, "message": delivery.message},
+            "mlflow": delivery and _delivered(delivery),
         },
         indent=1,
     )
+
+
+def _delivered(delivery: Delivery) -> dict[str, Any]:
+    told = {"uri": delivery.uri, "complete": delivery.complete, "message": delivery.message}
+    return told | {"page": page_address(delivery)}
 
 
 def next_steps(result: TuneResult, delivery: Delivery | None) -> str:
@@ -47,6 +53,5 @@ def next_steps(result: TuneResult, delivery: Delivery | None) -> str:
     if result.schedule is not None:
         lines.append(f"code: {command_line('schedule', study, '--code', 'pytorch')}")
     if delivery:
-        served = delivery.uri.startswith("http")
-        lines.append(f"MLflow: {delivery.uri if served else command_line('browse', study)}")
+        lines.append(f"MLflow: {page_address(delivery) or command_line('browse', study)}")
     return "\n".join([*lines, f"all trials: {command_line('show', study)}"])

@@ -1,4 +1,4 @@
-"""``sync`` and ``doctor``: deliver to MLflow, check the machine."""
+"""``doctor``: checks the machine."""
 
 from __future__ import annotations
 
@@ -8,27 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autowarmup.cli.common import FAILED, JSON, NOT_DELIVERED, OK, STUDY, plain
+from autowarmup.cli.common import FAILED, JSON, OK, plain
 
 if TYPE_CHECKING:
     from autowarmup.cli.doctor import Finding
-
-
-@click.command()
-@STUDY
-@click.option("--mlflow", metavar="URI", help="Tracking URI.  [default: the one the study was tracked in]")
-def sync(study: Path, mlflow: str | None) -> int:
-    """Deliver to MLflow what it hasn't got of a study.
-
-    \b
-    Example:
-      autowarmup sync studies/mine --mlflow http://localhost:5000
-    """
-    from autowarmup.tracking import sync as deliver
-
-    delivery = deliver(study, mlflow)
-    click.echo(delivery.message)
-    return OK if delivery.complete else NOT_DELIVERED
 
 
 @click.command(short_help="Check this machine.")

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from autowarmup.study.result import TuneResult
 
 
+NO_MLFLOW = click.option("--no-mlflow", is_flag=True, help="Don't track.")
+
+
 def _steps(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
     """A number of optimizer steps, or epochs as they are written."""
     if value is None:
@@ -51,7 +54,7 @@ def _steps(context: click.Context, parameter: click.Parameter, value: str | None
     "--study", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the study, new or to go on with."
 )
 @click.option("--mlflow", metavar="URI", help="Tracking URI.  [default: MLFLOW_TRACKING_URI, or a store in the study]")
-@click.option("--no-mlflow", is_flag=True, help="Don't track.")
+@NO_MLFLOW
 @click.option(
     "--lr", "current_peak", type=float, metavar="RATE", help="The rate used today.  [default: the optimizer's]"
 )
@@ -83,8 +86,6 @@ def tune(
     """
     from autowarmup.cli.command import Command
 
-    if mlflow and no_mlflow:
-        raise click.UsageError("--mlflow and --no-mlflow exclude each other")
     given = {name: value for name, value in options.items() if value is not None}
     cluster = {name: given.pop(name) for name in ("address", "workers", "processes", "cpus", "gpus") if name in given}
     if cluster and engine != "ray":
@@ -94,33 +95,44 @@ def tune(
     if str(given.get("space", "")).endswith((".yaml", ".yml")):
         given["space"] = str(Path(given["space"]).absolute())
     where: dict[str, Any] = {"study": study} if study else {}
-    if mlflow or no_mlflow:
-        where["mlflow"] = mlflow or False
+    where |= _tracked(mlflow, no_mlflow)
     return _conduct(Command.of(task, given), where, as_json)
 
 
 @click.command()
 @STUDY
+@click.option("--mlflow", metavar="URI", help="Tracking URI.  [default: the one the study was tracked in]")
+@NO_MLFLOW
 @JSON
-def resume(study: Path, as_json: bool) -> int:
+def resume(study: Path, mlflow: str | None, no_mlflow: bool, as_json: bool) -> int:
     """Go on with a study that was interrupted or killed.
 
     It runs the Python file that command.json in DIR names, with the options of the `autowarmup tune` that started the
-    study: resume only studies that you trust. What has been trained is not trained again.
+    study: resume only studies that you trust. What has been trained is not trained again. A study keeps no password:
+    where its tracking URI had one, give it again, here or in MLFLOW_TRACKING_URI.
 
     \b
     Example:
       autowarmup resume studies/mine
     """
     from autowarmup.cli.command import Command
+    from autowarmup.tracking import recalled_uri, tracking_uri
 
     study = study.absolute()
     with opened(study) as store:
-        mlflow = store.meta("mlflow")
+        known = recalled_uri(study, store.meta("mlflow")) or False
+    where = {"study": study, "mlflow": known} | _tracked(mlflow and tracking_uri(study, mlflow), no_mlflow)
     command = Command.load(study)
     if Path(command.folder).is_dir():
         os.chdir(command.folder)
-    return _conduct(command, {"study": study, "mlflow": mlflow or False}, as_json)
+    return _conduct(command, where, as_json)
+
+
+def _tracked(mlflow: str | None, no_mlflow: bool) -> dict[str, Any]:
+    """What ``autotune`` is told of MLflow; nothing where neither option was given."""
+    if mlflow and no_mlflow:
+        raise click.UsageError("--mlflow and --no-mlflow exclude each other")
+    return {"mlflow": mlflow or False} if mlflow or no_mlflow else {}
 
 
 def _conduct(command: Command, where: dict[str, Any], as_json: bool) -> int:

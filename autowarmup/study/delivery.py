@@ -14,6 +14,8 @@ class Delivery(Frozen):
     Args:
         folder: the study's folder.
         uri: the tracking URI, without its password.
+        page: where MLflow's page shows the study's trials, as the last part of an address; None before MLflow was
+            reached.
         trials: trials in the study.
         delivered: of these, the ones that MLflow is known to have as they are in the study.
         points: metric values that were sent.
@@ -22,6 +24,7 @@ class Delivery(Frozen):
 
     folder: str
     uri: str
+    page: str | None = None
     trials: int = 0
     delivered: int = 0
     points: int = 0

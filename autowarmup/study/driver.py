@@ -35,7 +35,7 @@ def opened_study(folder: Path, config: TuneConfig, mlflow: str | None) -> Iterat
     Args:
         folder: where the study is; made if missing.
         config: what the study does.
-        mlflow: tracking URI of the MLflow that mirrors it; None for none.
+        mlflow: where it is mirrored, without passwords; None for nowhere.
 
     Raises:
         StudyMismatchError: the folder holds a study of another configuration.

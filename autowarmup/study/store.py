@@ -134,7 +134,8 @@ def _first_line(error: Exception) -> str:
 
 
 class StudyStore:
-    """The study in ``folder``: opened for writing by its driver, read-only by everyone else.
+    """The study in ``folder``: opened for writing by its driver, read-only by everyone else. The
+    file is its owner's alone.
 
     Raises:
         StudyError: the folder holds no study; its file can't be written, or holds something else. Every method raises
@@ -149,6 +150,7 @@ class StudyStore:
                 raise StudyError(f"{folder} holds no study (no {self.path.name} in it)")
             if write:
                 folder.mkdir(parents=True, exist_ok=True)
+                self.path.touch(mode=0o600)
             uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
             self._db = sqlite3.connect(uri, uri=True, timeout=30.0, isolation_level=None)
             self._check_format()

@@ -18,7 +18,7 @@ from autowarmup.errors import TrackingError
 from autowarmup.study.delivery import Delivery
 from autowarmup.study.progress import Progress
 from autowarmup.study.store import StudyStore
-from autowarmup.tracking.uri import redact, tracking_uri
+from autowarmup.tracking.uri import recalled_uri, redact, tracking_uri
 
 LOG = "mlflow.log"
 """Where the process's warnings and errors go, in the study's folder."""
@@ -31,7 +31,7 @@ SETTINGS = {
 }
 """Set for the process unless the user set them. It retries by itself, and looks before it creates again."""
 
-PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from autowarmup.tracking.mlflow import main; main()"
+PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from autowarmup.tracking.process import main; main()"
 
 
 class Mirror:
@@ -123,13 +123,24 @@ def mirrored(store: StudyStore, uri: str | None, progress: Progress) -> Iterator
             progress.delivered(mirror.close())
 
 
+def stored_uri(folder: str | Path, uri: str | None = None) -> str:
+    """Where the study in ``folder`` goes: ``uri``, else where it was mirrored to, else ``MLFLOW_TRACKING_URI``, else
+    its embedded store. A password, which no study keeps, comes from ``MLFLOW_TRACKING_URI``.
+
+    Raises:
+        StudyError: the folder holds no study.
+        InputError: the URI can't work.
+    """
+    with closing(StudyStore(Path(folder))) as store:
+        return tracking_uri(folder, uri or recalled_uri(folder, store.meta("mlflow")))
+
+
 def sync(folder: str | Path, uri: str | None = None) -> Delivery:
     """Brings MLflow up to date with the study in ``folder``; what it already has isn't sent again.
 
     Args:
         folder: the study's.
-        uri: the tracking URI; left out, the one the study was mirrored to, else ``MLFLOW_TRACKING_URI``, else
-            the study's embedded store. A study can go to several, one after the other.
+        uri: the tracking URI; left out, see :func:`stored_uri`. A study can go to several, one after the other.
 
     Raises:
         StudyError: the folder holds no study.
@@ -137,9 +148,7 @@ def sync(folder: str | Path, uri: str | None = None) -> Delivery:
         TrackingError: MLflow can't be reached or refuses; what was delivered before stays.
     """
     path = Path(folder).absolute()
-    with closing(StudyStore(path)) as store:
-        chosen = tracking_uri(path, uri or store.meta("mlflow"))
-    process = _launch(path, chosen)
+    process = _launch(path, stored_uri(path, uri))
     try:
         output, _ = process.communicate()
     except BaseException:
@@ -157,7 +166,7 @@ def sync(folder: str | Path, uri: str | None = None) -> Delivery:
 def _launch(folder: Path, uri: str, *driver: str) -> subprocess.Popen[bytes]:
     """The process, out of reach of the terminal's Ctrl-C. The URI may hold a password: never an argument."""
     package_root = str(Path(__file__).parents[2])
-    with (folder / LOG).open("ab") as log:
+    with open(folder / LOG, "ab", opener=private) as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-c", PROGRAM, package_root, str(folder), *driver],
             stdin=subprocess.PIPE,
@@ -168,3 +177,8 @@ def _launch(folder: Path, uri: str, *driver: str) -> subprocess.Popen[bytes]:
             env=SETTINGS | os.environ | {"MLFLOW_TRACKING_URI": uri},
             start_new_session=True,
         )
+
+
+def private(path: str, flags: int) -> int:
+    """Opens a file that, where it is new, is its owner's alone."""
+    return os.open(path, flags, mode=0o600)

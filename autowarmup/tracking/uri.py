@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from autowarmup.errors import InputError
+from autowarmup.study.delivery import Delivery
 
 DRIVERS = {"sqlite": "sqlite3", "postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
 """Databases that MLflow stores runs in, and the Python module that each needs, unless the URI names one."""
 
+SECRET = re.compile(
+    r"([?&][^=&#]*(?:password|passwd|pwd|passphrase|token|secret|api[_-]?key|access[_-]?key|credential)[^=&#]*=)([^&#]*)",
+    re.I,
+)
+"""A setting in a URI's query that nobody else may read, and its value."""
+
 ALLOWED = "an MLflow server (http://host:5000) or a database (sqlite:///runs.db, postgresql://, mysql://, mssql://)"
+
+
+def default_store(folder: str | Path) -> Path:
+    """The file of the embedded store of the study in ``folder``."""
+    return Path(folder).absolute() / "mlflow.db"
 
 
 def default_uri(folder: str | Path) -> str:
     """The embedded store of the study in ``folder``: an SQLite file in it, as an absolute URI."""
-    return sqlite_uri(Path(folder) / "mlflow.db")
+    return sqlite_uri(default_store(folder))
 
 
 def tracking_uri(folder: str | Path, uri: str | None = None) -> str:
@@ -70,7 +83,7 @@ def sqlite_uri(path: Path) -> str:
     >>> sqlite_uri(Path("/runs/100%.db"))
     'sqlite:////runs/100%25.db'
     """
-    return f"sqlite:///{path.absolute()}".replace("%", "%25").replace("?", "%3F")
+    return _sqlite_uri(path.absolute())
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -80,26 +93,91 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(unquote(uri.partition(":///")[2].partition("?")[0]))
 
 
+def remembered_uri(folder: str | Path, uri: str | None) -> str | None:
+    """``uri`` as the study in ``folder`` keeps it: without passwords and tokens; the path of an SQLite file in the
+    folder relative to it, so that a study that is moved or copied finds its own.
+
+    >>> remembered_uri("/studies/gpt", "sqlite:////studies/gpt/mlflow.db")
+    'sqlite:///mlflow.db'
+    >>> remembered_uri("/studies/gpt", "https://ada:secret@mlflow.example?token=abc")
+    'https://mlflow.example'
+    """
+    if uri is None:
+        return None
+    path, home = sqlite_path(uri), Path(folder).absolute()
+    if path and path.is_relative_to(home):
+        return _sqlite_uri(path.relative_to(home))
+    return _without_secrets(uri)
+
+
+def recalled_uri(folder: str | Path, remembered: str | None) -> str | None:
+    """The tracking URI behind what :func:`remembered_uri` made. Its password comes from ``MLFLOW_TRACKING_URI``, where
+    that names the same place."""
+    if remembered is None:
+        return None
+    path = sqlite_path(remembered)
+    if path:
+        return sqlite_uri(Path(folder) / path)
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return given if given and _without_secrets(given) == remembered else remembered
+
+
 def redact(uri: str) -> str:
-    """``uri`` without its password, for messages.
+    """``uri`` without its password and tokens, for messages.
 
     >>> redact("https://ada:secret@mlflow.example:5000")
     'https://ada:***@mlflow.example:5000'
+    >>> redact("postgresql://host/runs?user=ada&password=secret")
+    'postgresql://host/runs?user=ada&password=***'
     """
     credentials, at, rest = uri.rpartition("@")
     scheme, slashes, login = credentials.partition("://")
     user, colon, _ = login.partition(":")
-    return f"{scheme}{slashes}{user}{':***' if colon else ''}{at}{rest}" if slashes else uri
+    hidden = f"{scheme}{slashes}{user}{':***' if colon else ''}{at}{rest}" if slashes else uri
+    return SECRET.sub(r"\1***", hidden)
 
 
 def scrub(text: str, uri: str) -> str:
-    """``text`` without the password of ``uri``.
+    """``text`` without the password and the tokens of ``uri``.
 
     >>> scrub("https://ada:secret@host/api refused", "https://ada:secret@host")
     'https://ada:***@host/api refused'
     """
-    password = urlsplit(uri).password
-    return text.replace(f":{password}@", ":***@") if password else text
+    credentials, _, _ = uri.rpartition("@")
+    _, colon, password = credentials.partition("://")[2].partition(":")
+    if colon:
+        text = text.replace(f":{password}@", ":***@")
+    for secret in (password, *(value for _, value in SECRET.findall(uri))):
+        for form in (secret, unquote(secret)):
+            text = text.replace(form, "***") if len(form) >= 4 else text
+    return text
+
+
+def page_address(delivery: Delivery) -> str | None:
+    """Where an MLflow server shows a study's trials; None where there is no server, or it couldn't be reached.
+
+    >>> page_address(Delivery(folder="study", uri="https://ada:***@mlflow.example:5000/team/", page="#/experiments/1"))
+    'https://mlflow.example:5000/team/#/experiments/1'
+    """
+    parts = urlsplit(delivery.uri)
+    if parts.scheme not in ("http", "https") or delivery.page is None:
+        return None
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/{delivery.page}"
+
+
+def _sqlite_uri(path: Path) -> str:
+    return f"sqlite:///{path}".replace("%", "%25").replace("?", "%3F")
+
+
+def _without_secrets(uri: str) -> str:
+    """``uri`` as it can be stored. A server's user goes too: alone it would stand for both."""
+    if uri.startswith("http"):
+        bare = re.sub(r"^([^:/]+://)[^/?#]*@", r"\1", uri)
+    else:
+        bare = re.sub(r"^([^:/]+://[^:/@]*):[^@?]*@", r"\1@", uri)
+    head, _, query = bare.partition("?")
+    settings = "&".join(part for part in query.split("&") if part and not SECRET.match(f"?{part}"))
+    return f"{head}?{settings}" if settings else head
 
 
 def _split(uri: str) -> SplitResult:
@@ -113,10 +191,19 @@ def _split(uri: str) -> SplitResult:
 
 def _check_sqlite(uri: str) -> None:
     path = sqlite_path(uri)
-    if path is None or path.name in ("", ":memory:"):
+    if path is None or str(path) in (".", "/", ":memory:"):
         raise InputError(f"tracking URI {uri!r} names no file: write sqlite:///runs.db")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"tracking URI {uri!r}: the folder {folder} doesn't exist")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise InputError(f"tracking URI {uri!r}: {path.absolute()} can't be written")
+    file = path.absolute()
+    if not file.parent.is_dir():
+        raise InputError(f"tracking URI {uri!r}: the folder {file.parent} doesn't exist")
+    if file.is_dir():
+        raise InputError(f"tracking URI {uri!r} names a folder: write {sqlite_uri(file / 'runs.db')}")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise InputError(f"tracking URI {uri!r}: {file} can't be written")
+    if file.exists() and not (file.is_file() and _is_sqlite(file)):
+        raise InputError(f"tracking URI {uri!r}: {file} is not an SQLite database")
+
+
+def _is_sqlite(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(16) in (b"", b"SQLite format 3\0")
