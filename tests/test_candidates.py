@@ -35,9 +35,18 @@ def source(current_peak: float = 0.01, **space: Any) -> Candidates:
 )
 def test_the_first_peaks(current_peak: float, step: float) -> None:
     """The expected one, one towards today's, then in turn above and below by 0.8 decades, 1.2, ..."""
-    peaks = [start.schedule.peak for start in source(current_peak).starts(1.0, WIDE, 6)]
     offsets = list(dict.fromkeys([0.0, step, 0.8, -0.8, 1.2, -1.2, 1.6]))[:6]
-    assert peaks == pytest.approx([10.0**offset for offset in offsets])
+    for expected in (1.0, 0.01):
+        starts = source(current_peak * expected).starts(expected, WIDE, 6)
+        assert [start.schedule.peak for start in starts] == pytest.approx([expected * 10.0**k for k in offsets])
+
+
+def test_the_first_peaks_get_to_the_far_end_of_the_range() -> None:
+    """From its low end, in steps of 0.4 decades."""
+    starts = source(1e-4).starts(1e-4, PeakRange(low=1e-4, high=1e4), 20)
+    assert [start.schedule.peak for start in starts] == pytest.approx(
+        [10.0 ** (0.4 * k - 4.0) for k in (0, *range(2, 21))]
+    )
 
 
 def test_the_first_peaks_stay_in_the_range_and_the_rest_comes_from_the_pool() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -144,5 +145,33 @@ def test_how_the_file_is_opened(folder: Path) -> None:
     pragmas = ("journal_mode", "synchronous", "busy_timeout")
     assert [store._db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas] == ["wal", 2, 30_000]
     store.close()
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+    with pytest.raises(StudyError, match="closed"):
         store.numbers()
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (
+            "CREATE TABLE others (name TEXT)",
+            r"is not a study: a database with the tables meta, others, segments, trials",
+        ),
+        ("PRAGMA user_version = 77", r"was written by another version of autowarmup \(format 77, this one reads \d+\)"),
+    ],
+)
+def test_a_database_of_another_program_or_version_is_refused_and_let_go(
+    statement: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(folder / "study.db")) as db:
+        db.execute(statement)
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *args, **kwargs: opened.append(connect(*args, **kwargs)) or opened[-1]
+    )
+    for write in (False, True):
+        with pytest.raises(StudyError, match=message):
+            StudyStore(folder, write=write)
+    for db in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            db.execute("SELECT 1")
