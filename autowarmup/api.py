@@ -131,7 +131,8 @@ def autotune(
         total_steps=total_steps, tune_steps=tune_steps, batch_size=batch_size, accumulate=accumulate,
         clip_norm=clip_norm, precision=precision, device=device, compile=compile, space=loaded_space(space),
         budget=budget, seed=seed, current_peak=current_peak, beta2=beta2, steps_per_epoch=steps_per_epoch,
-        confirm_seeds=confirm_seeds, cohort=cohort, detectors=detectors, study=study, mlflow=mlflow, progress=progress, engine=engine,
+        confirm_seeds=confirm_seeds, cohort=cohort, detectors=detectors, study=study, mlflow=mlflow,
+        progress=progress, engine=engine,
     )  # fmt: skip
     task = _task(given, model_fn, data, train_fn, loss, optimizer, metrics)
     config = _config(given, task)
@@ -180,7 +181,7 @@ def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, 
     task = ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=given.training)
     if given.steps_per_epoch is not None and task.steps_per_epoch not in (None, given.steps_per_epoch):
         raise InputError(
-            f"steps_per_epoch={given.steps_per_epoch}: the data makes {task.steps_per_epoch} optimizer steps; leave it out"
+            f"steps_per_epoch={given.steps_per_epoch}: the data makes {task.steps_per_epoch}; leave it out"
         )
     return task
 
