@@ -185,7 +185,7 @@ def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, 
     task = ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=given.training)
     if given.steps_per_epoch is not None and task.steps_per_epoch not in (None, given.steps_per_epoch):
         raise InputError(
-            f"steps_per_epoch={given.steps_per_epoch}: the data makes {task.steps_per_epoch} steps; leave it out"
+            f"steps_per_epoch={given.steps_per_epoch}: the data makes {task.steps_per_epoch}; leave it out"
         )
     return task
 

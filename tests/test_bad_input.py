@@ -188,7 +188,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a complex loss": ({"loss": lambda o, t: o.sum() * 1j}, "must be a real floating-point number.*complex64"),
     "a backward that raises": ({"model_fn": lambda: Apart(64, 10)}, "gradients of the first training batch can't be"),
     "a million batches a step": ({"accumulate": 10**6}, "accumulate.*less than or equal to 10000, got 1000000"),
-    "ten billion examples a batch": ({"batch_size": 10**10}, "batch_size.*less than or equal to 1000000000"),
+    "a billion examples a batch": ({"batch_size": 10**9}, "batch_size.*less than or equal to 1000000"),
     "other epochs than the data's": ({"steps_per_epoch": 7}, "steps_per_epoch=7: the data makes 19"),
     "horizon as a share of nothing": (
         {"total_steps": "10%"},

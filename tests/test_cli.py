@@ -253,7 +253,7 @@ def test_options_override_the_task_and_a_space_comes_from_a_file() -> None:
 def test_json_is_all_there_is_on_standard_output() -> None:
     done = tune("loop.py:task", "--json")
     found = json.loads(done.stdout)
-    assert found["verdict"] in ("tuned", "tie")
+    assert found["verdict"] in ("tuned", "tie", "leaning")
     assert Schedule.model_validate(found["schedule"]).horizon == 20
     assert found["cost"]["steps"] <= 400
     assert found["paths"]["report"] == str(Path("study/report.html").absolute())

@@ -25,6 +25,7 @@ from torch import nn
 from autowarmup import SearchSpace, TuneResult, autotune
 from autowarmup.errors import StudyError, StudyLockedError, StudyMismatchError, TaskFailedError
 from autowarmup.study.store import StudyStore
+from autowarmup.training.task import ModelTask
 from tests.tasks import linear, settings
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +98,13 @@ def test_the_same_seed_gives_the_same_result_in_another_process(reference: dict[
     assert findings(tmp_path) == reference
 
 
+@pytest.fixture
+def same_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that count or interrupt pass for the one that they stand in for."""
+    monkeypatch.setattr(ModelTask, "describe", lambda self: {"model": "stand-in"})
+
+
+@pytest.mark.usefixtures("same_task")
 def test_a_finished_study_is_not_run_again(reference: dict[str, Any], tmp_path: Path) -> None:
     autotune(**settings(study=tmp_path))
 
@@ -157,6 +165,7 @@ def test_killed_twenty_times_it_ends_with_the_same_result(reference: dict[str, A
     killed_again_and_again(tmp_path, 20, 2, reference)
 
 
+@pytest.mark.usefixtures("same_task")
 @pytest.mark.parametrize("moment", range(3, 60, 7))
 def test_interrupted_it_says_so_and_goes_on(moment: int, reference: dict[str, Any], tmp_path: Path) -> None:
     """A Ctrl-C in the ``moment``-th pass through the model's validation."""
@@ -362,7 +371,7 @@ def test_a_validation_loss_of_averaged_weights_that_is_infinite_is_none(tmp_path
     def train(run: Any) -> None:
         for step in range(run.total_steps):
             loss = 1.0 / (step + 1) + abs(run.schedule.peak - 1e-3)
-            if run.report(loss, val_loss=loss, val_loss_ema=math.inf):
+            if run.report(loss, val_loss=loss, val_loss_ema=math.inf, lr=run.schedule.lr_at(step)):
                 break
 
     assert autotune(train_fn=train, total_steps=20, study=tmp_path, mlflow=False).schedule is not None

@@ -126,7 +126,7 @@ def verdicts(count: int) -> str:
     """How often a study's verdict is right, on the tables: one seed for the search, the others confirm."""
     lines = ["", "## Verdicts: whole studies with the default budget", ""]
     lines += _header(
-        ["task", "true verdict", "right", "tuned / tie / nothing stable", "full runs, median", "made worse"]
+        ["task", "true verdict", "right", "tuned / tie / leaning / nothing stable", "full runs, median", "made worse"]
     )
     for task in TASKS:
         standard = Standard(Table.load(table_path(task)))
@@ -140,7 +140,9 @@ def verdicts(count: int) -> str:
             spent.append(runs)
             mean = standard.mean.get(schedule, baseline) if schedule else math.inf
             worse += mean > baseline + standard.noise
-        shares = " / ".join(f"{kinds.count(kind) / count:.0%}" for kind in ("tuned", "tie", "nothing stable"))
+        shares = " / ".join(
+            f"{kinds.count(kind) / count:.0%}" for kind in ("tuned", "tie", "leaning", "nothing stable")
+        )
         lines.append(
             _row([task, truth, f"{kinds.count(truth) / count:.0%}", shares, f"{quantile(spent, 0.5):.1f}",
                   f"{worse / count:.0%}"])
