@@ -71,6 +71,8 @@ def test_a_saved_average_goes_on() -> None:
     average.load(saved.weights)
     assert all(map(torch.equal, average.weights, saved.weights))
     assert average.weights[0] is not saved.weights[0]
+    with pytest.raises(ValueError, match="shorter"):
+        average.load(saved.weights[:1])
 
 
 @pytest.mark.parametrize(

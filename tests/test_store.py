@@ -72,6 +72,7 @@ def test_what_is_written_comes_back(folder: Path) -> None:
     assert store.segment(0, 20) is None
     assert store.segment(3, 10) is None
     assert store.numbers() == [0, 1, 2, 3]
+    assert store.segment_count() == 4
     assert [trial.spec for trial in store.trials()] == [spec(number) for number in range(4)]
     assert [trial.outcome for trial in store.trials()] == ["completed", "unstable", "failed", None]
     store.close()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from autowarmup import Schedule
-from autowarmup.search.verdict import Comparison, Interval, judge
+from autowarmup.search.verdict import Comparison, Interval, judge, keep
 
 NAMES = ("tuned", "no warm-up", "untuned rule")
 DURATIONS = (30, 0, 50)
@@ -147,3 +147,29 @@ def test_of_what_ties_the_searched_schedule_comes_last_though_its_warmup_is_shor
     verdict = judge(compared("tuned", [1.0, 1.1, 1.2]), [compared("untuned rule", [1.0, 1.2, 1.1])])
     assert (verdict.candidate, verdict.kind) == (2, "tie")
     assert DURATIONS[0] < DURATIONS[2]
+
+
+def test_where_a_baseline_is_kept_it_says_whether_the_search_had_settled() -> None:
+    schedule = Schedule(peak=0.1, horizon=100)
+    tie, leaning = (keep("no warm-up", 4, schedule, settled=settled) for settled in (True, False))
+    assert (tie.kind, tie.candidate, tie.schedule) == ("tie", 4, schedule)
+    assert tie.message.startswith(
+        "The search has nothing better than the no warm-up schedule, not even on its own seed"
+    )
+    assert (leaning.kind, leaning.candidate, leaning.schedule) == ("leaning", 4, schedule)
+    assert leaning.message.startswith("The no warm-up schedule is the best that was found, but the budget was spent")
+
+
+def test_baselines_that_had_broken_before_and_those_that_were_not_run_are_told_of() -> None:
+    tuned, rule = compared("tuned", [1.0, 1.1, 1.2]), compared("untuned rule", [1.3, 1.4, 1.52])
+    assert judge(tuned, [rule], broken=1).message.endswith("fresh seeds; 1 of 2 baselines became unstable.")
+    unstable = compared("no warm-up", [None, 1.0, 1.0])
+    assert judge(tuned, [unstable], unseen=["untuned rule"]).message == (
+        "The tuned schedule is stable on every fresh seed; the baselines that were run there became unstable. The "
+        "untuned rule schedule ended worse on the search's seed; the budget did not allow to run it on the fresh ones."
+    )
+
+
+def test_a_schedule_that_ends_like_a_baseline_is_no_better() -> None:
+    verdict = judge(compared("tuned", [1.0, 1.1]), [compared("no warm-up", [1.0, 1.1])])
+    assert (verdict.kind, verdict.candidate) == ("tie", 1)
