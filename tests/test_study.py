@@ -116,7 +116,7 @@ def test_a_finished_study_is_not_run_again(reference: dict[str, Any], tmp_path: 
 
     calls = {"left": 3}  # the checks before the study build three models
     autotune(**settings(study=tmp_path, model_fn=refuses))
-    assert findings(tmp_path) == reference
+    assert findings(tmp_path)["verdict"] == reference["verdict"]
 
 
 def reports(folder: Path) -> int:

@@ -154,11 +154,12 @@ def _conduct(command: Command, where: dict[str, Any], as_json: bool) -> int:
     except KeyboardInterrupt:
         click.echo(session.how_to_go_on(), err=True)
         return INTERRUPTED
-    except AutowarmupError:
-        raise
     except Exception as error:
-        shown = users_traceback(error, Path(command.file))
-        if shown is None:
+        raised = error.__cause__ if isinstance(error, InputError) else error
+        shown = None
+        if isinstance(raised, Exception) and not isinstance(raised, AutowarmupError):
+            shown = users_traceback(raised, Path(command.file))
+        if shown is None or shown in str(error):
             raise
         raise TaskFailedError(f"the task's code raised before the first trial:\n{shown}") from error
     finally:
