@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,11 @@ def test_peaks_that_are_just_allowed(low: float, high: float) -> None:
     for bounds in ({"low": low / 1e13, "high": high}, {"low": low, "high": high * 1e13}):
         with pytest.raises(InputError, match="must be within 1e-12 to 1e"):
             SearchSpace(peak=bounds)
+
+
+def test_a_pipe_that_is_refused_is_closed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(InputError, match="not a regular file"):
+        SearchSpace.load(tmp_path / "pipe.yaml")
+    assert len(os.listdir("/dev/fd")) == before
