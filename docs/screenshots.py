@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,29 @@ def stability_map(study: Path) -> bytes:
     return (study / "figures" / "stability_map.png").read_bytes()
 
 
-PICTURES: dict[str, Callable[[Path], bytes]] = {"report": report, "stability_map": stability_map}
+def mlflow_table(study: Path) -> bytes:
+    """The study's trials in MLflow's table, as ``autowarmup browse`` shows them."""
+    with mlflow_page(study, width=1600, height=1100) as (browser, address):
+        browser.get(f"{address}&compareRunsMode=TABLE")
+        wait_for(browser, "//a[contains(., 'tuned')]")
+        return bytes(browser.get_screenshot_as_png())
+
+
+def mlflow_charts(study: Path) -> bytes:
+    """The charts beside it: losses and rates by step, final losses against peak and warm-up."""
+    with mlflow_page(study, width=1600, height=1340) as (browser, address):
+        browser.get(f"{address}&compareRunsMode=CHART")
+        wait_for(browser, "//*[contains(@class, 'scatterlayer')]", "//*[contains(@class, 'parcoords')]")
+        browser.execute_script("document.head.insertAdjacentHTML('beforeend', '<style>.modebar{display:none}</style>')")
+        return bytes(browser.get_screenshot_as_png())
+
+
+PICTURES: dict[str, Callable[[Path], bytes]] = {
+    "report": report,
+    "stability_map": stability_map,
+    "mlflow_table": mlflow_table,
+    "mlflow_charts": mlflow_charts,
+}
 """Each picture by its name: how it is made from a study's folder."""
 
 
@@ -52,6 +75,38 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.quit()
+
+
+@contextmanager
+def mlflow_page(study: Path, *, width: int, height: int) -> Iterator[tuple[Any, str]]:
+    """A browser whose window has that size, and the address of the study's view on an MLflow page, served meanwhile."""
+    from autowarmup.tracking import PageServer, stored_uri, sync
+
+    uri = stored_uri(study)
+    delivery = sync(study, uri)
+    with PageServer(study, uri) as server, chromium() as browser:
+        browser.set_window_size(width, height)
+        keep_assistant_closed(browser, server.address)
+        yield browser, f"{server.address}/{delivery.page}"
+
+
+def keep_assistant_closed(browser: Any, address: str) -> None:
+    """MLflow opens its assistant beside the first page that a browser shows, once."""
+    browser.get(address)
+    for key, value in (("fab.autoOpenedOnFirstLoad_v1", "true"), ("panelOpen_v1", "false")):
+        browser.execute_script(f"localStorage.setItem('mlflow.assistant.{key}', '{value}')")
+    browser.get("about:blank")
+
+
+def wait_for(browser: Any, *xpaths: str) -> None:
+    """Returns when all of them show, and two seconds later: what is drawn moves into its place."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.expected_conditions import visibility_of_element_located
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    for xpath in xpaths:
+        WebDriverWait(browser, 120).until(visibility_of_element_located((By.XPATH, xpath)))
+    time.sleep(2.0)
 
 
 def page(browser: Any, address: str, *, width: int, height: int | None = None, dark: bool = False) -> bytes:

@@ -162,19 +162,17 @@ class Server:
     """``mlflow server`` with one worker, on a free port of 127.0.0.1; can be killed and started again.
 
     Args:
-        folder: where it works, and keeps its runs unless ``store`` says otherwise.
-        store: the URI of an existing store; the command is then ``mlflow ui``.
+        folder: where it works, and keeps its runs.
     """
 
-    def __init__(self, folder: Path, store: str | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
-        self.command, self.store = "ui" if store else "server", store or f"sqlite:///{folder / 'server.db'}"
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", self.command, "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", self.store]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "server.log").open("ab") as log:

@@ -10,7 +10,7 @@ from autowarmup.schedule import Schedule
 from autowarmup.search.trials import TrialSpec
 from autowarmup.tracking.overview import TrialOverview
 
-TUNED, BASELINE, PROPOSAL, PROBE = "#0072B2", "#E69F00", "#009E73", "#666666"
+STUDY_COLOUR, TUNED, BASELINE, PROPOSAL, PROBE = "#222222", "#0072B2", "#E69F00", "#009E73", "#666666"
 ENDED = {"pruned": "#9a9a9a", "unstable": "#D55E00", "failed": "#CC79A7"}
 """The colours of the report's figures."""
 

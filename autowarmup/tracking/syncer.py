@@ -47,7 +47,7 @@ from autowarmup.tracking.client import (
 )
 from autowarmup.tracking.contents import DELIVERED, NOTE, PARENT, STUDY, TRIAL
 from autowarmup.tracking.metrics import milliseconds
-from autowarmup.tracking.naming import Lineup, run_colour, run_name
+from autowarmup.tracking.naming import STUDY_COLOUR, Lineup, run_colour, run_name
 from autowarmup.tracking.overview import Overview, TrialOverview
 from autowarmup.tracking.uri import default_store, redact, scrub
 from autowarmup.tracking.view import Range, view_page, view_state, view_tag
@@ -167,7 +167,7 @@ class Syncer:
     # -- the study --
 
     def _create_study(self, client: MlflowClient, experiment: Experiment, study: str) -> Run:
-        started, tags = milliseconds(self.store.meta("created_at")), SOURCE | {STUDY: study}
+        started, tags = milliseconds(self.store.meta("created_at")), SOURCE | {STUDY: study, COLOUR: STUDY_COLOUR}
         return client.create_run(experiment.experiment_id, started, tags, run_name=self.store.meta("name"))
 
     def _send_study(
