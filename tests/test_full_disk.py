@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -139,7 +140,7 @@ def test_the_command_line_prints_the_verdict_and_warns(disk: Callable[[str], Pat
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("verdict: tuned. ")
     assert "report: " not in done.stdout
-    assert "autowarmup: warning: can't write the report: [Errno 28] No space left on device" in done.stderr
+    assert re.search("autowarmup: warning: can't write .*No space left on device", done.stderr)
     assert "Traceback" not in done.stderr
     disk("20m")
     done = run("--json")
