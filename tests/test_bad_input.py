@@ -128,8 +128,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "loss by name": ({"loss": "mse"}, "loss must be a function.*got 'mse'"),
     "metrics without names": ({"metrics": [len]}, "metrics must be functions.*by name"),
+    "a metric whose name is a number": ({"metrics": {3: nn.functional.mse_loss}}, "got the name 3"),
     "a metric called loss": ({"metrics": {"loss": lambda o, t: 0.0}}, "can't be called 'loss'"),
     "a metric that raises": ({"metrics": {"f1": lambda o, t: o.no_such()}}, r"metrics \['f1'\] can't be computed"),
+    "a single number as data": ({"data": (torch.tensor(1.0), VALIDATION)}, "the train data has a single number"),
+    "a model without values": ({"model_fn": lambda: nn.Linear(64, 10, device="meta")}, "on the device 'meta'"),
     "lazy modules": ({"model_fn": lambda: nn.LazyLinear(10)}, "lazy modules have no shapes yet"),
     "workers that persist": (
         {"data": (DataLoader(TensorDataset(torch.tensor(X)), num_workers=1, persistent_workers=True), VALIDATION)},

@@ -172,6 +172,7 @@ def tmux(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+@pytest.mark.slow
 def test_the_lines_are_drawn_over_each_other_in_windows_of_any_width(tmux: Callable[..., str], tmp_path: Path) -> None:
     def screen(until: str) -> list[str]:
         end = time.monotonic() + 120

@@ -365,5 +365,5 @@ def test_settings_that_cannot_work(wrong: dict[str, Any], match: str) -> None:
 
 
 def test_an_engine_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="engine='slurm' is not one; allowed"):
+    with pytest.raises(InputError, match="engine: must be .*, got 'slurm'"):
         autotune(**settings(study=tmp_path, engine="slurm"))

@@ -246,11 +246,24 @@ def test_proposals_that_fail_in_the_same_way_stop_it() -> None:
         conducted(Search(config()), among({"proposal"}))
 
 
-@pytest.mark.parametrize("role", ["probe", "baseline", "confirmation"])
+@pytest.mark.parametrize("role", ["baseline", "confirmation"])
 def test_where_one_run_of_the_verdict_fails_it_stops(role: str) -> None:
     """No schedule is called unstable because the code failed."""
     with pytest.raises(TaskFailedError, match=f"(?s)\\({role}\\) failed.*OSError: no disk"):
         conducted(Search(config(space=SearchSpace())), among({role}))
+
+
+def test_a_probe_that_fails_in_a_way_of_its_own_is_done_without() -> None:
+    conclusion, segments, outcomes = conducted(Search(config(space=SearchSpace())), among({"probe"}))
+    first = next(spec for spec, _, _ in segments if spec.role == "proposal")
+    assert outcomes[0] == "failed"
+    assert first.schedule.peak == config().current_peak
+    assert conclusion.verdict.kind == "tuned"
+
+
+def test_where_the_probe_and_a_proposal_fail_alike_it_stops() -> None:
+    with pytest.raises(TaskFailedError, match="failed, as 3 trials did"):
+        conducted(Search(config(space=SearchSpace())), among({"probe", "proposal"}))
 
 
 def test_a_proposal_that_fails_once_is_tried_again() -> None:

@@ -95,6 +95,8 @@ class Search:
             return math.sqrt(config.space.peak.low * config.space.peak.high)
         probe = self._new(ramp(config.current_peak, config.probe_steps), "probe", config.seed)
         yield from self._advance([(probe, config.probe_steps)])
+        if probe.error is not None and not len(probe.trace):
+            return self._source.within(config.current_peak)
         return self._source.within(peak_of_ramp(probe.trace, config.current_peak))
 
     def _peak_range(self, expected: float) -> PeakRange:
@@ -323,12 +325,12 @@ class Search:
         yield Finish(trial.spec.number, outcome)
 
     def _check_failures(self) -> None:
-        """A failure is no evidence about a schedule. A proposal may fail once in a way of its own; the search goes on
-        without it. Where proposals fail alike, or the probe, a baseline or a fresh seed does, the study stops."""
+        """A failure is no evidence about a schedule. The probe or a proposal may fail once in a way of its own; the search
+        goes on without it. Where they fail alike, or where a baseline or a fresh seed fails, the study stops."""
         failed = [trial for trial in self._trials if trial.error is not None]
         causes = Counter(cause_of(trial.error) for trial in failed)
         for trial in failed:
-            if trial.spec.role != "proposal" or causes[cause_of(trial.error)] >= FAILED_ALIKE:
+            if trial.spec.role in ("baseline", "confirmation") or causes[cause_of(trial.error)] >= FAILED_ALIKE:
                 alike = f", as {causes[cause_of(trial.error)]} trials did" if causes[cause_of(trial.error)] > 1 else ""
                 raise TaskFailedError(
                     f"trial {trial.spec.number} ({trial.spec.role}) failed{alike}, so the study stops here. Nothing "

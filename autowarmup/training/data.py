@@ -213,7 +213,9 @@ def _dataset(data: Any, name: str) -> Any:
         tensors = [as_tensor(part) for part in data]
     except InputError as error:
         raise InputError(f"the {name} data: {error}") from error
-    lengths = [len(tensor) if tensor.dim() else 0 for tensor in tensors]
+    if any(tensor.dim() == 0 for tensor in tensors):
+        raise InputError(f"the {name} data has a single number in it: an array's first dimension must be the examples")
+    lengths = [len(tensor) for tensor in tensors]
     if len(set(lengths)) > 1:
         raise InputError(f"the {name} data's arrays have different lengths: {', '.join(map(str, lengths))}")
     return TensorDataset(*(tensor.float() if tensor.dtype == torch.float64 else tensor for tensor in tensors))

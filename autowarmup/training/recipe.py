@@ -82,6 +82,8 @@ class Recipe:
             raise InputError(
                 "the model's lazy modules have no shapes yet: model_fn must run a batch through them first"
             )
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise InputError("the model is on the device 'meta', without values: model_fn must build it with weights")
         self.input_names = InputNames.of(model)
         return model.to(self.device)
 
@@ -130,5 +132,7 @@ def _check_functions(model_fn: Any, loss: Any, optimizer: Any, metrics: Any) -> 
     if metrics is not None and not (isinstance(metrics, dict) and all(callable(metric) for metric in metrics.values())):
         raise InputError(f"metrics must be functions metric(output, target) by name, got {metrics!r}")
     for name in metrics or {}:
+        if not isinstance(name, str):
+            raise InputError(f"metrics must be functions metric(output, target) by name, got the name {name!r}")
         if name == "loss" or name.endswith("_ema"):
             raise InputError(f"a metric can't be called {name!r}: that name is taken")
