@@ -361,7 +361,8 @@ def test_a_failed_study_may_go_on_with_other_code_and_a_sound_one_may_not(tmp_pa
 
 def test_a_study_of_another_format_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "study.db")) as db:
-        db.execute("CREATE TABLE reports (number INTEGER)")
+        for table in ("meta", "trials", "reports"):  # the first version's
+            db.execute(f"CREATE TABLE {table} (number INTEGER)")
     for write in (False, True):
         with pytest.raises(StudyError, match="another version of autowarmup .format 0, this one reads 2"):
             StudyStore(tmp_path, write=write)

@@ -325,8 +325,8 @@ class Search:
         yield Finish(trial.spec.number, outcome)
 
     def _check_failures(self) -> None:
-        """A failure is no evidence about a schedule. The probe or a proposal may fail once in a way of its own; the search
-        goes on without it. Where they fail alike, or where a baseline or a fresh seed fails, the study stops."""
+        """A failure is no evidence about a schedule. The probe or a proposal may fail once in a way of its own; the
+        search goes on without it. Where they fail alike, or where a baseline or a fresh seed fails, the study stops."""
         failed = [trial for trial in self._trials if trial.error is not None]
         causes = Counter(cause_of(trial.error) for trial in failed)
         for trial in failed:
