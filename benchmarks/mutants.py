@@ -52,7 +52,7 @@ MODULES = {
     "candidates": ("search/candidates.py", "candidates", 30),
     "probe": ("search/probe.py", "probe", 30),
     "search": ("search/search.py", "search_decisions search", 30),
-    "trial": ("training/trial.py", "trial_by_hand trial", 30),
+    "trial": ("training/trial.py", "trial_by_hand trial distributed", 30),
     "average": ("training/average.py", "average", 30),
 }
 """The files that are changed, the tests that have to notice, and how many changes are drawn."""

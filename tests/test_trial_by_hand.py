@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from autowarmup import Schedule
+from autowarmup.errors import InputError
 from autowarmup.training.recipe import TrainSettings
 from autowarmup.training.task import ModelTask
 from autowarmup.training.trace import Trace
@@ -274,3 +275,53 @@ def test_a_parameter_that_a_step_does_not_use_stays_as_it_is() -> None:
         weights.append([layer.weight.detach().clone() for layer in trial._model.layers])
     moved = [[not torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in pairwise(weights)]
     assert moved == [[step % 2 == 0, step % 2 == 1] for step in range(7)]
+
+
+class Guarded(nn.Linear):
+    """Raises what many models raise: where its output is not finite; and where ``wrong`` says so."""
+
+    def __init__(self, wrong: Any = lambda model: False) -> None:
+        super().__init__(64, 10)
+        self.wrong = wrong
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if self.wrong(self) or not torch.isfinite(out).all():
+            raise ValueError("no good")
+        return out
+
+
+def test_what_the_user_s_code_raises_in_a_healthy_run_is_raised() -> None:
+    calls = iter(range(1000))
+    for wrong in (lambda model: next(calls) == 5, lambda model: not model.training):
+        made = task(linear)
+        made.recipe.model_fn = lambda wrong=wrong: Guarded(wrong)
+        with pytest.raises(ValueError, match="no good"):
+            trained(made)
+
+
+def test_what_it_raises_once_the_weights_are_not_finite_is_a_loss_of_nan() -> None:
+    schedule = SCHEDULE.model_copy(update={"peak": 3e38, "warmup_steps": 0, "shape": Schedule(peak=1, horizon=1).shape})
+    trial = task(Guarded).trial(schedule, 0, 10, None)
+    block = next(trial.run(24))
+    assert np.isnan(block.loss[-1])
+    assert np.isfinite(block.loss[0])
+    assert len(block) < 10
+
+
+def test_data_that_are_not_finite_are_told_from_training_that_is_not() -> None:
+    """The mode is the one in which the loss was not finite: some models differ in it."""
+
+    class NotFinite(nn.Linear):
+        def __init__(self, in_training: bool) -> None:
+            super().__init__(64, 10)
+            self.in_training = in_training
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (torch.nan if self.training == self.in_training else 1.0)
+
+    for in_training, name in ((True, "train"), (False, "validation")):
+        made = task(linear)
+        made.recipe.model_fn = lambda in_training=in_training: NotFinite(in_training)
+        with pytest.raises(InputError, match=f"a {name} batch .* gives a loss of nan before any step too"):
+            trained(made)
