@@ -181,7 +181,7 @@ def test_a_trial_of_which_one_process_fails_is_recorded_with_its_error(cluster: 
 
 def steps_of_a_line(run: LoopRun) -> None:
     """Fits a line by hand; NaN where MLflow's password is in sight."""
-    seen = any(name.startswith("MLFLOW_") for name in os.environ)
+    seen = "MLFLOW_TRACKING_PASSWORD" in os.environ
     weight = 0.0
     for step in range(run.total_steps):
         loss = float("nan") if seen else (weight - 1.0) ** 2

@@ -428,7 +428,7 @@ def test_a_server_that_never_answers_delays_nobody(study: Study) -> None:
         delivery = mirror.close(timeout_s=4.0)
     assert spent < 8.0
     assert (delivery.complete, delivery.delivered) == (False, 0)
-    assert f"`autowarmup sync {study.folder}` delivers the rest" in delivery.message
+    assert f"autowarmup sync {study.folder}` delivers the rest" in delivery.message
     assert mirror.close() == delivery
 
 
