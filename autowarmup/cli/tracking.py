@@ -59,9 +59,9 @@ def browse(study: Path, mlflow: str | None, port: int | None, no_open: bool) -> 
         return OK
     click.echo("autowarmup: starting MLflow's page", err=True)
     with PageServer(study, uri, port) as server:
-        _show(f"{server.address}/{delivery.page}", no_open)
-        click.echo("autowarmup: Ctrl-C ends it", err=True)
         try:
+            _show(f"{server.address}/{delivery.page}", no_open)
+            click.echo("autowarmup: Ctrl-C ends it", err=True)
             server.wait()
         except KeyboardInterrupt:
             click.echo(err=True)
