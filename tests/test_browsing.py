@@ -27,7 +27,7 @@ from autowarmup.tracking import PageServer, default_uri, sync
 from autowarmup.tracking.naming import Lineup, run_colour, run_name
 from autowarmup.tracking.overview import TrialOverview
 from autowarmup.tracking.view import unpack
-from tests.mlflow_server import STUDY, Study, alive, children, free_port, group, instability, wait_until
+from tests.mlflow_server import STUDY, Server, Study, alive, children, free_port, group, instability, wait_until
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -442,3 +442,28 @@ def test_browse_serves_the_view_and_leaves_no_process(study: Study, ending: sign
         assert process.returncode == (0 if ending == signal.SIGINT else -ending)
         assert "Traceback" not in process.stderr.read()
         wait_until(lambda: not any(map(alive, processes)), 30)
+
+
+@pytest.mark.slow
+def test_browse_of_a_study_on_a_server_opens_the_server_s_page(study: Study, tmp_path: Path) -> None:
+    """Nothing is started; a browser is, where there is a display."""
+    server = Server(tmp_path)
+    server.start()
+    try:
+        study.run(0)
+        study.store.set_meta("mlflow", server.uri)
+        opener, opened = tmp_path / "opener", tmp_path / "opened"
+        opener.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}\n')
+        opener.chmod(0o755)
+        display = {"DISPLAY": ":0", "BROWSER": str(opener)}
+        command = [sys.executable, "-m", "autowarmup", "browse", str(study.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | display)
+        address = f"{server.uri}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey={STUDY}"
+        assert done.stdout == f"{address}\n"
+        assert opened.read_text() == address
+        opened.unlink()
+        subprocess.run([*command, "--no-open"], capture_output=True, check=True, env=os.environ | display)
+        assert not opened.exists()
+        assert not (study.folder / "mlflow.db").exists()
+    finally:
+        server.kill()

@@ -295,6 +295,7 @@ def test_what_mlflow_lacks_is_told() -> None:
     assert done.exit_code == 0
     assert re.search(r"MLflow at http://127.0.0.1:9 is known to have 0 of \d+ trials", done.stderr)
     assert command_line("sync", Path("study")) in done.stderr
+    assert f"MLflow: {command_line('browse', Path('study'))}" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def _study_line(name: str, page: str, tags: Mapping[str, str]) -> str:
 def _comparisons(verdict: Verdict) -> str:
     if not verdict.comparisons:
         return ""
-    rows = ["| schedule | final validation loss, by seed | tuned minus this |", "| --- | --- | --- |"]
+    rows = ["| schedule | final loss, by seed | tuned minus this |", "| --- | --- | --- |"]
     for comparison in verdict.comparisons:
         losses = ", ".join("none" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
         interval = comparison.interval

@@ -15,6 +15,7 @@ from mlflow.entities import Metric
 from autowarmup.search.trials import SegmentResult
 from autowarmup.study.store import StoredTrial
 from autowarmup.tracking.contents import key
+from autowarmup.training.trace import final_loss_name
 
 OUTCOMES = ("completed", "pruned", "unstable", "failed")
 OWN = ("val_loss", "val_loss_ema")
@@ -47,8 +48,8 @@ def trial_points(trial: StoredTrial, delivered: int) -> list[Metric]:
 
 
 def trial_summary(trial: StoredTrial) -> list[Metric]:
-    """A trial's final loss and where it became unstable. ``final_loss`` stands for ``final_val_loss`` in studies whose
-    loops validate nothing: the training loss of the last tenth."""
+    """A trial's final loss and where it became unstable. In studies whose loops don't validate at the end it is
+    ``final_loss``, the training loss of the last tenth, and not ``final_val_loss``."""
     values: dict[str, tuple[float, int]] = {}
     if found := trial.instability:
         values["instability_step"] = found.step, found.step
@@ -64,7 +65,8 @@ def final_loss(trial: StoredTrial) -> tuple[str, float] | None:
     """The metric that ranks a trial and its value; None for the probe and where the trial didn't get to its horizon."""
     if trial.spec.role == "probe" or trial.final_loss is None or not math.isfinite(trial.final_loss):
         return None
-    return "final_val_loss" if trial.trace.evaluations else "final_loss", trial.final_loss
+    validated = final_loss_name(trial.trace) == "validation loss"
+    return "final_val_loss" if validated else "final_loss", trial.final_loss
 
 
 def study_summary(trials: Sequence[StoredTrial], ended: float) -> list[Metric]:
