@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from autowarmup.errors import InputError, StudyError, TrackingError
+from autowarmup.shell import command_line
 from autowarmup.study.delivery import Delivery
 from autowarmup.study.store import StudyStore
 from autowarmup.tracking import Mirror, check_uri, default_uri, recalled_uri, remembered_uri, sync, tracking_uri
@@ -67,7 +68,11 @@ def content(uri: str) -> Content:
         found[label(run)] = {
             "info": (run.info.status, run.info.start_time, run.info.end_time),
             "params": run.data.params,
-            "tags": {key: value for key, value in run.data.tags.items() if key != "mlflow.parentRunId"},
+            "tags": {
+                key: re.sub(r"run_uuid=\w+", "", value)
+                for key, value in run.data.tags.items()
+                if key != "mlflow.parentRunId"
+            },
             "metrics": {
                 key: sorted((point.step, point.timestamp, point.value) for point in history)
                 for key, history in histories.items()
@@ -428,7 +433,7 @@ def test_a_server_that_never_answers_delays_nobody(study: Study) -> None:
         delivery = mirror.close(timeout_s=4.0)
     assert spent < 8.0
     assert (delivery.complete, delivery.delivered) == (False, 0)
-    assert f"autowarmup sync {study.folder}` delivers the rest" in delivery.message
+    assert f"`{command_line('sync', study.folder)}` delivers the rest" in delivery.message
     assert mirror.close() == delivery
 
 
