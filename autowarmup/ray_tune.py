@@ -36,7 +36,6 @@ from autowarmup.search.decisions import Advance, Conclusion, Finish
 from autowarmup.search.search import Search
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.training.trace import Evaluation, Trace
-from autowarmup.values import checked
 
 
 class WarmupSearcher(Searcher):  # type: ignore[misc]
@@ -81,8 +80,7 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
     ) -> None:
         super().__init__(metric="loss", mode="min")
         self.conclusion: Conclusion | None = None
-        self._config = checked(
-            TuneConfig,
+        self._config = TuneConfig(
             total_steps=total_steps,
             current_peak=current_peak,
             space=space if isinstance(space, SearchSpace) else SearchSpace.load(space),

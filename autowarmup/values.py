@@ -70,11 +70,6 @@ class Frozen(BaseModel):
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
 
-def checked(model: type[T], **values: Any) -> T:
-    """A model of the values; :class:`Frozen` has the errors."""
-    return model(**values)
-
-
 def explain(error: ValidationError, known: Mapping[str, FieldInfo]) -> str:
     """A validation error for people: each key, what is wrong with it, the value it had and what is allowed.
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from autowarmup.api import autotune
 from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import InputError
-from autowarmup.values import Frozen, checked, explain, nearest
+from autowarmup.values import Frozen, explain, nearest
 
 FILE = "command.json"
 """Its name in the study's folder."""
@@ -93,7 +93,7 @@ class Command(Frozen):
         entries = load_task(Path(self.file), self.function)
         arguments = entries | self.options
         if isinstance(cluster := self.options.get("engine"), dict):
-            arguments["engine"] = checked(RaySettings, **cluster)
+            arguments["engine"] = RaySettings(**cluster)
         own = sorted(key for key in MODELS_ONLY if key in self.options)
         if "train_fn" in entries and own:
             names = ", ".join(f"--{key.replace('_', '-')}" for key in own)

@@ -10,9 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from autowarmup.errors import StudyError, StudyLockedError
-
-LOCK = "study.lock"
-"""Its name in the study's folder."""
+from autowarmup.study.folder import LOCK
 
 WAIT_S = 0.3
 """How long the lock is tried for: :func:`is_locked` holds it for a moment."""
