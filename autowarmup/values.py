@@ -8,15 +8,13 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from numbers import Integral, Real
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from autowarmup.errors import InputError
-
-T = TypeVar("T")
 
 MAX_PROBLEMS = 5
 """Most problems that one error message names."""
