@@ -245,8 +245,8 @@ class Faults:
             failed = self._driver(folder, stderr=subprocess.PIPE)
             message = failed.communicate()[1].decode()
             assert failed.returncode == 1
-            assert "StudyError: can't write the checkpoint" in message
-            assert "No space left on device" in message
+            assert "StudyError: can't write the checkpoint" in message, message
+            assert "No space left on device" in message, message
         finally:
             subprocess.run(["umount", str(place)], check=True)
         assert self._driver(folder).wait() == 0

@@ -499,7 +499,7 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
     watched.interrupt()
     assert watched.wait()[0] == 130
     assert time.monotonic() - began < 20.0
-    assert "autowarmup resume study" in watched.seen
+    assert f"resume {Path('study').absolute()}" in watched.seen
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from torch import nn
 from autowarmup import LoopRun, Schedule, TuneResult, autotune
 from autowarmup.errors import InputError, TaskFailedError
 from autowarmup.training.loop import LoopTask
-from autowarmup.training.trace import Trace, final_loss, final_loss_name
+from autowarmup.training.trace import Trace, final_loss, is_validated
 from tests.tasks import digits
 
 (X, Y), (X_VAL, Y_VAL) = [tuple(map(torch.from_numpy, part)) for part in digits()]
@@ -336,20 +336,25 @@ def test_a_loop_that_is_not_seeded_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "study").exists()
 
 
-def test_a_loop_that_ignores_the_seed_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_ignores_the_seed_is_named(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     def train(run: LoopRun) -> None:
         generator = torch.Generator().manual_seed(0)
         for step in range(run.total_steps):
-            if run.report(torch.rand((), generator=generator).item(), lr=run.schedule.lr_at(step)):
+            lr = run.schedule.lr_at(step)
+            if run.report(torch.rand((), generator=generator).item() + (1.0 - 100.0 * lr) ** 2, lr=lr):
                 break
 
-    task = LoopTask(train, current_peak=0.1)
-    task.check(SCHEDULE, 0)
-    assert "seems to ignore run.seed" in task.warnings[0]
-    assert caplog.messages == list(task.warnings)
-    seeded = LoopTask(with_(), current_peak=0.1)
-    seeded.check(SCHEDULE, 0)
-    assert seeded.warnings == ()
+    result = tuned(train, tmp_path / "study")
+    assert any("seems to ignore run.seed" in message for message in caplog.messages)
+    assert "ignore its seed" in result.warnings[0]
+    assert result.warnings[0] in result.summary()
+    assert "ignore its seed" in result._repr_html_()
+    assert "ignore its seed" in (tmp_path / "study" / "report.html").read_text()
+
+
+def test_a_loop_that_takes_the_seed_is_not(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    assert tuned(with_(), tmp_path / "study").warnings == ()
+    assert caplog.messages == []
 
 
 def test_validations_may_come_after_their_steps() -> None:
@@ -374,14 +379,14 @@ def test_validations_may_come_after_their_steps() -> None:
 def test_a_validation_after_the_loop_counts(after: Any) -> None:
     trace = traced(with_(after=after))
     assert [(e.step, e.val_loss) for e in trace.evaluations] == [(40, 0.25)]
-    assert (final_loss(trace), final_loss_name(trace)) == (0.25, "validation loss")
+    assert (final_loss(trace), is_validated(trace)) == (0.25, True)
 
 
 def test_an_early_validation_is_not_the_final_one() -> None:
     early, never = traced(with_(validates=lambda step: step == 10)), traced(with_())
     assert final_loss(early) == pytest.approx(early.loss[-4:].mean())
-    assert final_loss_name(early) == "training loss (the last validation was at step 10 of 40)"
-    assert final_loss_name(never) == "training loss (no validation loss was reported)"
+    assert not is_validated(early)
+    assert not is_validated(never)
 
 
 def test_a_validation_before_any_step_is_refused() -> None:

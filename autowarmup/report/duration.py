@@ -33,7 +33,7 @@ from autowarmup.report.style import (
     tag,
     title,
 )
-from autowarmup.report.trials import Traces, final_losses, loss_name, searched, share, shares
+from autowarmup.report.trials import Traces, final_losses, searched, share, shares
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import Comparison, Interval
 from autowarmup.study.result import TrialRecord, TuneResult
@@ -53,7 +53,7 @@ def duration(result: TuneResult, traces: Traces) -> Figure:
     losses = [loss for comparison in comparisons for loss in comparison.losses]
     losses += [finals[record.number] for record in completed]
     if not losses:
-        return notice(f"No trial got to its end with a finite {loss_name(traces)}.")
+        return notice(f"No trial got to its end with a finite {result.loss_name}.")
     best, rivals = searched_and_rivals(result)
     paired = [(rival, rival.interval) for rival in rivals if rival.interval]
     if best and paired:
@@ -77,7 +77,7 @@ def duration(result: TuneResult, traces: Traces) -> Figure:
     handles += _draw_finals(axes, completed, finals)
     handles += _draw_confirmed(axes, result)
     _loss_axis(axes, losses)
-    axes.set(ylabel=f"final {loss_name(traces)}")
+    axes.set(ylabel=f"final {result.loss_name}")
     title(axes, "Final loss by warm-up duration" + ("" if forecast else " (too few losses for a forecast)"))
     legend(figure, handles, columns=2)
     return figure

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autowarmup.instability.instability import Instability
 from autowarmup.report.pairs import searched_and_rivals, signed
-from autowarmup.report.trials import Traces, final_losses, loss_name
+from autowarmup.report.trials import Traces, final_losses
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import Interval
 from autowarmup.study.result import TrialRecord, TuneResult
@@ -85,7 +85,7 @@ def render(result: TuneResult, traces: Traces, pictures: Mapping[str, bytes]) ->
     )
     environment.filters |= {"loss": _loss, "signed": signed, "lr": _rate, "duration": _duration}
     searched, _ = searched_and_rivals(result)
-    finals, loss_word = final_losses(result, traces), loss_name(traces)
+    finals, loss_word = final_losses(result, traces), result.loss_name
     template = environment.get_template("report.html.j2")
     return template.render(
         result=result,

@@ -51,7 +51,6 @@ from autowarmup.report.trials import (
     Traces,
     final_losses,
     is_chosen,
-    loss_name,
     name_of,
     peaks,
     several,
@@ -98,8 +97,8 @@ def stability_map(result: TuneResult, traces: Traces) -> Figure:
     handles += _draw_landmarks(axes, result, records)
     draw_ground(axes, image)
     if norm and bar:
-        _colour_bar(figure, bar, norm, f"final {loss_name(traces)}")
-    told = _ground_in_words(result, traces) if forecast else "No forecast: no two schedules can be compared"
+        _colour_bar(figure, bar, norm, f"final {result.loss_name}")
+    told = _ground_in_words(result) if forecast else "No forecast: no two schedules can be compared"
     title(axes, _finding(records, boundary), told)
     legend(figure, handles, columns=3)
     return figure
@@ -271,11 +270,11 @@ def _finding(records: Sequence[TrialRecord], boundary: Boundary | None) -> str:
     return counted if boundary is None else _critical_peaks(records, boundary) or counted
 
 
-def _ground_in_words(result: TuneResult, traces: Traces) -> str:
+def _ground_in_words(result: TuneResult) -> str:
     usual = usual_schedule(result)
     decay = "no decay" if usual.decay.kind == "constant" else f"{usual.decay.kind} decay"
     kind = f"{usual.shape.kind} warm-up, {decay}"
-    return f"Colour: forecast of the final {loss_name(traces)} ({kind}); paler where the trials say less"
+    return f"Colour: forecast of the final {result.loss_name} ({kind}); paler where the trials say less"
 
 
 def _critical_peaks(records: Sequence[TrialRecord], boundary: Boundary) -> str | None:

@@ -25,11 +25,6 @@ def final_losses(result: TuneResult, traces: Traces) -> dict[int, float]:
     return {number: loss for number, loss in losses.items() if math.isfinite(loss)}
 
 
-def loss_name(traces: Traces) -> str:
-    """Which loss the trials are judged by: a training loop of the user's own may never validate."""
-    return "validation loss" if any(trace.evaluations for trace in traces.values()) else "training loss"
-
-
 def is_chosen(result: TuneResult, record: TrialRecord) -> bool:
     """Whether a trial ran the schedule that the study hands out."""
     return record.candidate == result.verdict.candidate

@@ -26,6 +26,7 @@ def result_html(
     *,
     loss_name: str,
     costs: Sequence[str],
+    warnings: Sequence[str],
     study: Path,
 ) -> str:
     """A result as HTML that needs nothing else: no script, no style sheet, no network. It takes the notebook's own
@@ -37,6 +38,7 @@ def result_html(
         extrapolation: how that was extrapolated, where it was.
         loss_name: what the final losses are, such as ``"validation loss"``.
         costs: lines about trials and cost.
+        warnings: what makes the findings doubtful, one sentence each.
         study: the study's folder. Where its pictures are gone, the rest is shown without them.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -51,6 +53,7 @@ def result_html(
         extrapolation=extrapolation,
         loss_name=loss_name,
         costs=costs,
+        warnings=warnings,
         pictures=[(title, _inline(path)) for title, path in _pictures(study)],
         report=study / "report.html" if (study / "report.html").is_file() else None,
     )

@@ -20,12 +20,17 @@ from autowarmup.search.trials import Role
 from autowarmup.search.verdict import Verdict
 from autowarmup.study.folder import write_file
 from autowarmup.study.store import StoredTrial, StudyStore
-from autowarmup.training.trace import Outcome, Trace
+from autowarmup.training.trace import Outcome, Trace, is_validated
 from autowarmup.values import Frozen, explain
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
+
+SAME_UNDER_ALL_SEEDS = (
+    "runs of one schedule end with the very same loss under all seeds: the training seems to ignore its seed. Fresh "
+    "seeds then repeat the same run, and say nothing about how far the result can be trusted"
+)
 
 
 class TrialRecord(Frozen):
@@ -41,6 +46,8 @@ class TrialRecord(Frozen):
         steps: optimizer steps that it trained.
         val_loss: its last validation loss with the raw weights; None where there is none, or it is not finite.
         val_loss_ema: the same with averaged weights.
+        final_loss: what it is judged by; None where it didn't get to its end, or the loss is not finite.
+        validated: whether that is a validation loss; where a loop didn't validate at its end it is the training loss.
         instability: the instability that ended it, if any.
         events: instabilities that didn't end it, such as spikes that recovered.
         error: the traceback that ended it, if any.
@@ -56,6 +63,8 @@ class TrialRecord(Frozen):
     steps: int
     val_loss: float | None
     val_loss_ema: float | None
+    final_loss: float | None
+    validated: bool
     instability: Instability | None
     events: tuple[Instability, ...]
     error: str | None
@@ -75,6 +84,8 @@ class TrialRecord(Frozen):
             steps=len(trial.trace),
             val_loss=_finite(last.val_loss) if last else None,
             val_loss_ema=_finite(last.val_loss_ema) if last else None,
+            final_loss=None if trial.final_loss is None else _finite(trial.final_loss),
+            validated=is_validated(trial.trace),
             instability=trial.instability,
             events=trial.events,
             error=trial.error,
@@ -203,25 +214,44 @@ class TuneResult(Frozen):
             difference = ""
             if interval := comparison.interval:
                 difference = f"; tuned minus this: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-            lines.append(f"  {comparison.name}: final {self._loss_name} {finals}{difference}")
+            lines.append(f"  {comparison.name}: final {self.loss_name} {finals}{difference}")
         for record in self.records:
             if record.error is not None:
                 lines.append(f"  trial {record.number} failed: {record.error.strip().splitlines()[-1]}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join([*lines, *self._costs()])
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the verdict, the schedule, the comparisons, and the pictures of the study's folder."""
         from autowarmup.study.notebook import result_html
 
-        loss_name, costs, study = self._loss_name, self._costs(), Path(self.study)
         return result_html(
-            self.verdict, self.schedule, self.extrapolation, loss_name=loss_name, costs=costs, study=study
+            self.verdict,
+            self.schedule,
+            self.extrapolation,
+            loss_name=self.loss_name,
+            costs=self._costs(),
+            warnings=self.warnings,
+            study=Path(self.study),
         )
 
     @property
-    def _loss_name(self) -> str:
-        """Which loss the trials are judged by: a training loop of the user's own may never validate."""
-        return "training loss" if all(record.val_loss is None for record in self.records) else "validation loss"
+    def loss_name(self) -> str:
+        """Which loss the trials are judged by: a training loop of the user's own may not validate at its end."""
+        judged = [record for record in self.records if record.outcome == "completed"]
+        return "validation loss" if any(record.validated for record in judged) else "training loss"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the findings doubtful, one sentence each."""
+        finals: dict[int, list[float | None]] = {}
+        for record in self.records:
+            if record.role != "probe" and record.outcome == "completed":
+                finals.setdefault(record.candidate, []).append(record.final_loss)
+        repeated = [losses for losses in finals.values() if len(losses) > 1]
+        if repeated and all(len(set(losses)) == 1 for losses in repeated):
+            return (SAME_UNDER_ALL_SEEDS,)
+        return ()
 
     def _costs(self) -> list[str]:
         """How many trials there were and what they cost, in two lines."""

@@ -15,7 +15,7 @@ from mlflow.entities import Metric
 from autowarmup.search.trials import SegmentResult
 from autowarmup.study.store import StoredTrial
 from autowarmup.tracking.contents import key
-from autowarmup.training.trace import final_loss_name
+from autowarmup.training.trace import is_validated
 
 OUTCOMES = ("completed", "pruned", "unstable", "failed")
 OWN = ("val_loss", "val_loss_ema")
@@ -65,7 +65,7 @@ def final_loss(trial: StoredTrial) -> tuple[str, float] | None:
     """The metric that ranks a trial and its value; None for the probe and where the trial didn't get to its horizon."""
     if trial.spec.role == "probe" or trial.final_loss is None or not math.isfinite(trial.final_loss):
         return None
-    validated = final_loss_name(trial.trace) == "validation loss"
+    validated = is_validated(trial.trace)
     return "final_val_loss" if validated else "final_loss", trial.final_loss
 
 

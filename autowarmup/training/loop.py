@@ -137,9 +137,6 @@ class LoopTask:
         beta2: the optimizer's second-moment decay, for the untuned rule.
         steps_per_epoch: optimizer steps of one pass over the data, >= 1, for durations in epochs.
 
-    Attributes:
-        warnings: what :meth:`check` found that may be wrong, one sentence each.
-
     Raises:
         InputError: ``train_fn`` isn't a function of one argument, or ``steps_per_epoch`` is below 1.
     """
@@ -166,7 +163,6 @@ class LoopTask:
         self.train_fn, self.current_peak, self.beta2 = train_fn, current_peak, beta2
         self.steps_per_epoch = steps_per_epoch
         self.group = Group()
-        self.warnings: tuple[str, ...] = ()
         self._description = {
             "train_fn": getattr(train_fn, "__qualname__", type(train_fn).__name__),
             "code": digest_of(train_fn),
@@ -191,7 +187,7 @@ class LoopTask:
                 f"compared. Call torch.manual_seed(run.seed), and seed all generators of your own with it"
             )
         if first == other:
-            self._warn(
+            logging.getLogger("autowarmup").warning(
                 "train_fn begins with the same loss under two seeds: it seems to ignore run.seed. Fresh seeds then "
                 "repeat the same run, and say nothing about how far the result can be trusted"
             )
@@ -220,10 +216,6 @@ class LoopTask:
             return None
         finally:
             trial.close()
-
-    def _warn(self, text: str) -> None:
-        self.warnings += (text,)
-        logging.getLogger("autowarmup").warning(text)
 
 
 class LoopTrial:

@@ -151,17 +151,13 @@ def final_loss(trace: Trace) -> float:
     return float(np.mean(tail)) if len(tail) else math.inf
 
 
-def final_loss_name(trace: Trace) -> str:
-    """What :func:`final_loss` is, for people.
+def is_validated(trace: Trace) -> bool:
+    """Whether :func:`final_loss` is a validation loss, not a training loss.
 
-    >>> final_loss_name(Trace(*[np.ones(40)] * 3, (Evaluation(10, 1.0, 1.0),)))
-    'training loss (the last validation was at step 10 of 40)'
+    >>> is_validated(Trace(*[np.ones(40)] * 3, (Evaluation(10, 1.0, 1.0),)))
+    False
     """
-    if _final_evaluation(trace) is not None:
-        return "validation loss"
-    if not trace.evaluations:
-        return "training loss (no validation loss was reported)"
-    return f"training loss (the last validation was at step {trace.evaluations[-1].step} of {trace.end})"
+    return _final_evaluation(trace) is not None
 
 
 def _final_evaluation(trace: Trace) -> Evaluation | None:
