@@ -2,10 +2,12 @@
 
 A search is a generator. It yields decisions and is sent, for each of them::
 
-    Advance(...)   the results of its segments, in their order: list[SegmentResult]
-    Finish(...)    an empty list
+    Start(...)     None: the segment runs from now on, beside the others
+    Finish(...)    None
+    Wait()         an Arrival: the next segment that has ended
 
-Its return value is a :class:`Conclusion`.
+Its return value is a :class:`Conclusion`. What it decides depends on its configuration, on how many trials could run at
+once when it began, and on the arrivals in their order; so a study that is replayed takes the same decisions.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from autowarmup.training.trace import Outcome
 
 
 @dataclass(frozen=True)
-class Advance:
-    """Train each of these trials up to the step that stands beside it. The trials are independent of one another."""
+class Start:
+    """Train this trial up to step ``until``, as soon as there is room for it. A trial has one segment at a time."""
 
-    segments: tuple[tuple[TrialSpec, int], ...]
+    spec: TrialSpec
+    until: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,24 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """Wait until one of the segments that were started has ended."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A segment that has ended.
+
+    Args:
+        result: what came of it.
+        slots: how many trials can run at once now, >= 1.
+    """
+
+    result: SegmentResult
+    slots: int
+
+
+@dataclass(frozen=True)
 class Conclusion:
     """What a search concludes: the verdict, and the range of peaks that was searched."""
 
@@ -42,5 +63,5 @@ class Conclusion:
     peak_range: PeakRange
 
 
-Decision = Advance | Finish
-Decisions = Generator[Decision, list[SegmentResult], Conclusion]
+Decision = Start | Finish | Wait
+Decisions = Generator[Decision, Arrival | None, Conclusion]

@@ -24,7 +24,7 @@ from autowarmup.schedule import Schedule
 from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.candidates import Candidate, Candidates, harsher
 from autowarmup.search.config import TuneConfig
-from autowarmup.search.decisions import Advance, Conclusion, Decision, Decisions, Finish
+from autowarmup.search.decisions import Arrival, Conclusion, Decision, Decisions, Finish, Start, Wait
 from autowarmup.search.probe import peak_of_ramp, ramp
 from autowarmup.search.surrogate import Surrogate
 from autowarmup.search.trial_state import TrialState, cause_of
@@ -53,15 +53,21 @@ MOST_FAILURES = 20
 T = TypeVar("T")
 Choice = TrialState | Candidate
 """What may be trained next: a trial that goes on, or a candidate that starts."""
-Steps = Generator[Decision, list[SegmentResult], T]
+Steps = Generator[Decision, Arrival | None, T]
 """A part of a search: yields its decisions and returns what it found."""
 
 
 class Search:
-    """The decisions of one study."""
+    """The decisions of one study.
 
-    def __init__(self, config: TuneConfig, candidates: Candidates | None = None) -> None:
-        self.config = config
+    Args:
+        config: what the study does.
+        candidates: where schedules come from; left out, the configuration's space.
+        slots: how many trials can run at once when it begins, >= 1.
+    """
+
+    def __init__(self, config: TuneConfig, candidates: Candidates | None = None, slots: int = 1) -> None:
+        self.config, self.slots = config, slots
         self._source = candidates or Candidates(config)
         self.spent = 0
         self._trials: list[TrialState] = []
@@ -307,7 +313,15 @@ class Search:
         """Trains each trial up to its step, and ends those that are over."""
         if not stages:
             return
-        results = yield Advance(tuple((trial.spec, until) for trial, until in stages))
+        for trial, until in stages:
+            yield Start(trial.spec, until)
+        arrived: dict[int, SegmentResult] = {}
+        for _ in stages:
+            arrival = yield Wait()
+            assert arrival is not None
+            arrived[arrival.result.number] = arrival.result
+            self.slots = arrival.slots
+        results = [arrived[trial.spec.number] for trial, _ in stages]
         for (trial, _), result in zip(stages, results, strict=True):
             trial.take(result)
         self._check_failures()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -15,7 +16,7 @@ from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.candidates import Candidate, Candidates
 from autowarmup.search.config import TuneConfig, verdict_runs
-from autowarmup.search.decisions import Advance, Conclusion, Decisions, Finish
+from autowarmup.search.decisions import Arrival, Conclusion, Decisions, Start, Wait
 from autowarmup.search.search import Search
 from autowarmup.search.surrogate import LENGTHS, features
 from autowarmup.search.trials import SegmentResult, TrialSpec
@@ -116,21 +117,22 @@ class Watched:
 
 
 def carry_out(decisions: Decisions, answer: Callable[[TrialSpec, int, int], SegmentResult]) -> Conclusion:
-    """Answers a search's decisions to its end."""
+    """Answers a search's decisions to its end: one slot, one segment after the other."""
     ends: dict[int, int] = {}
-    decision = next(decisions)
+    started: deque[Start] = deque()
+    arrival: Arrival | None = None
     try:
         while True:
-            results: list[SegmentResult] = []
+            decision = decisions.send(arrival)
+            arrival = None
             match decision:
-                case Advance(segments):
-                    for spec, until in segments:
-                        result = answer(spec, ends.get(spec.number, 0), until)
-                        ends[spec.number] = result.trace.end
-                        results.append(result)
-                case Finish():
-                    pass
-            decision = decisions.send(results)
+                case Start():
+                    started.append(decision)
+                case Wait():
+                    segment = started.popleft()
+                    result = answer(segment.spec, ends.get(segment.spec.number, 0), segment.until)
+                    ends[segment.spec.number] = result.trace.end
+                    arrival = Arrival(result, 1)
     except StopIteration as stop:
         conclusion: Conclusion = stop.value
         return conclusion
