@@ -153,7 +153,7 @@ def autotune(
     shown = progress_for(progress) if progress is None or isinstance(progress, bool) else progress
     with (
         closing(shown),
-        closing(_engine(given.engine, task, folder / CHECKPOINTS)) as trials,
+        closing(_engine(given.engine, task, config, folder / CHECKPOINTS)) as trials,
         opened_study(folder, config, remembered_uri(folder, uri)) as store,
         mirrored(store, uri, shown),
     ):
@@ -214,14 +214,17 @@ def _config(given: Arguments, task: Task) -> TuneConfig:
     )
 
 
-def _engine(chosen: Literal["local", "ray"] | RaySettings, task: Task, folder: Path) -> Engine:
+def _engine(chosen: Literal["local", "ray"] | RaySettings, task: Task, config: TuneConfig, folder: Path) -> Engine:
+    from autowarmup.engines.base import MonitorSettings
+
+    monitoring = MonitorSettings.of(config)
     if chosen == "local":
         from autowarmup.engines.local import LocalEngine
 
-        return LocalEngine(task, folder)
+        return LocalEngine(task, folder, monitoring)
     from autowarmup.engines.ray import RayEngine
 
-    return RayEngine(task, folder, RaySettings() if chosen == "ray" else chosen)
+    return RayEngine(task, folder, monitoring, RaySettings() if chosen == "ray" else chosen)
 
 
 def _default_folder(config: TuneConfig) -> Path:

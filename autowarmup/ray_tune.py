@@ -32,7 +32,7 @@ from autowarmup.errors import InputError
 from autowarmup.instability.instability import Instability
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import TuneConfig
-from autowarmup.search.decisions import Advance, Conclusion, Finish
+from autowarmup.search.decisions import Arrival, Conclusion, Finish, Start, Wait
 from autowarmup.search.search import Search
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.training.trace import Evaluation, Trace
@@ -52,6 +52,7 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
         budget: optimizer steps that the whole search may spend, >= 1. Left out, the default of
             :func:`autowarmup.autotune`.
         confirm_seeds: fresh seeds on which the best schedule is compared with the better baseline, >= 2.
+        slots: how many trials Ray Tune can run at once, >= 1.
         settings: further fields of :class:`autowarmup.search.config.TuneConfig`: ``seed``, ``cohort``,
             ``trivial_loss``, ``detectors`` and so on.
 
@@ -76,10 +77,14 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
         space: SearchSpace | str = "default",
         budget: int | None = None,
         confirm_seeds: int = 3,
+        slots: int = 1,
         **settings: Any,
     ) -> None:
         super().__init__(metric="loss", mode="min")
+        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+            raise InputError(f"slots={slots!r}: must be a whole number of trials, at least 1")
         self.conclusion: Conclusion | None = None
+        self._slots = slots
         self._config = TuneConfig(
             total_steps=total_steps,
             current_peak=current_peak,
@@ -91,29 +96,29 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
         self._begin()
 
     def _begin(self) -> None:
-        self._monitoring = MonitorSettings(self._config.detectors, self._config.eval_every, self._config.trivial_loss)
-        self._decisions = Search(self._config).decisions()
+        self._monitoring = MonitorSettings.of(self._config)
+        self._decisions = Search(self._config, slots=self._slots).decisions()
         self._trials: dict[int, ReportedTrial] = {}
         self._numbers: dict[str, int] = {}
-        self._segments: tuple[tuple[TrialSpec, int], ...] = ()  # what the search waits for
-        self._results: dict[int, SegmentResult] = {}  # of these, by trial, as they end
+        self._started: dict[int, Start] = {}  # by trial: the segments that haven't ended
         self._finished: set[int] = set()
-        self._decide(next(self._decisions))
+        self._go_on(None)
 
     def __reduce__(self) -> Any:
         """Pickles the configuration alone. Ray Tune pickles the searcher when it starts; the copy is a search that has
         not begun."""
-        return _unstarted, (self._config,)
+        return _unstarted, (self._config, self._slots)
 
     def suggest(self, trial_id: str) -> Any:
         """The configuration of the next trial; None where the search waits for trials that run; ``Searcher.FINISHED``
         when the search is over."""
         if self.conclusion is not None:
             return Searcher.FINISHED
-        for spec, _ in self._segments:
-            if spec.number not in self._trials:
-                self._trials[spec.number] = ReportedTrial(spec, self._monitoring)
-                self._numbers[trial_id] = spec.number
+        for number, segment in self._started.items():
+            if number not in self._trials:
+                spec = segment.spec
+                self._trials[number] = ReportedTrial(spec, self._monitoring)
+                self._numbers[trial_id] = number
                 return {"schedule": spec.schedule, "seed": spec.seed, "rungs": self._config.rungs}
         return None
 
@@ -137,51 +142,48 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
     def observe(self, trial_id: str, result: dict[str, Any]) -> None:
         """Takes what a trial reported. :meth:`is_wanted` and :meth:`is_finished` tell what follows from it."""
         number = self._numbers[trial_id]
-        until = {spec.number: until for spec, until in self._segments}.get(number)
-        trial = self._trials[number]
-        if until is None or number in self._results:
+        segment, trial = self._started.get(number), self._trials[number]
+        if segment is None:
             return
         instability = trial.observe(result)
-        if instability is not None or trial.step >= until:
-            self._end_segment(trial.end_segment(until, instability))
+        if instability is not None or trial.step >= segment.until:
+            self._end_segment(trial.end_segment(segment.until, instability))
 
     def failed(self, trial_id: str, why: str) -> None:
         """Records a trial as failed, unless the search has nothing more to expect of it."""
         number = self._numbers[trial_id]
-        for spec, until in self._segments:
-            if spec.number == number and number not in self._results:
-                self._end_segment(self._trials[number].end_segment(until, error=why))
+        if segment := self._started.get(number):
+            self._end_segment(self._trials[number].end_segment(segment.until, error=why))
 
     def is_wanted(self, trial_id: str) -> bool:
         """Whether the search wants the trial to train now."""
-        number = self._numbers[trial_id]
-        return number not in self._results and any(spec.number == number for spec, _ in self._segments)
+        return self._numbers[trial_id] in self._started
 
     def is_finished(self, trial_id: str) -> bool:
         """Whether the trial has ended for good."""
         return self._numbers[trial_id] in self._finished
 
     def _end_segment(self, result: SegmentResult) -> None:
-        """Keeps a segment's result; once all segments have one, the search decides what comes next."""
-        self._results[result.number] = result
-        if len(self._results) < len(self._segments):
-            return
-        results = [self._results[spec.number] for spec, _ in self._segments]
-        self._segments, self._results = (), {}
-        self._send(results)
+        """Tells the search of a segment that has ended."""
+        del self._started[result.number]
+        self._go_on(Arrival(result, self._slots))
 
-    def _send(self, results: list[SegmentResult]) -> None:
-        try:
-            self._decide(self._decisions.send(results))
-        except StopIteration as stop:
-            self.conclusion = stop.value
-
-    def _decide(self, decision: Advance | Finish) -> None:
-        if isinstance(decision, Finish):
-            self._finished.add(decision.number)
-            self._send([])
-        else:
-            self._segments = decision.segments
+    def _go_on(self, arrival: Arrival | None) -> None:
+        """Takes decisions until the search waits, or is over."""
+        while self.conclusion is None:
+            try:
+                decision = self._decisions.send(arrival)
+            except StopIteration as stop:
+                self.conclusion = stop.value
+                return
+            arrival = None
+            match decision:
+                case Start():
+                    self._started[decision.spec.number] = decision
+                case Finish(number, _):
+                    self._finished.add(number)
+                case Wait():
+                    return
 
 
 class WarmupScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -225,9 +227,9 @@ class WarmupScheduler(FIFOScheduler):  # type: ignore[misc]
                 tune_controller.stop_trial(other)
 
 
-def _unstarted(config: TuneConfig) -> WarmupSearcher:
+def _unstarted(config: TuneConfig, slots: int) -> WarmupSearcher:
     fields = {name: getattr(config, name) for name in type(config).model_fields}
-    return WarmupSearcher(**fields)
+    return WarmupSearcher(**fields, slots=slots)
 
 
 @dataclass

@@ -97,7 +97,9 @@ class Study:
                 error,
                 self.clock,
                 2.0,
-            )
+            ),
+            position=self.store.segment_count(),
+            slots=1,
         )
         self.clock += 2.0
 

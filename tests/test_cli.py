@@ -611,7 +611,7 @@ def test_show_prints_texts_of_the_users_as_they_are(
         schedule = Schedule(peak=0.1, horizon=20)
         store.add_trial(TrialSpec(number=number, candidate=0, role="proposal", seed=0, schedule=schedule))
         error = f"Traceback (most recent call last):\nValueError: {text}"
-        store.add_segment(SegmentResult(number, 20, Trace.empty(), error=error))
+        store.add_segment(SegmentResult(number, 20, Trace.empty(), error=error), position=number, slots=1)
         store.finish(number, "failed")
     done = run("show", "study")
     assert done.exit_code == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from autowarmup.errors import TaskFailedError
 from autowarmup.schedule.space import PeakRange
 from autowarmup.search.candidates import Candidates
 from autowarmup.search.config import TuneConfig
-from autowarmup.search.decisions import Advance, Conclusion, Finish
+from autowarmup.search.decisions import Arrival, Conclusion, Finish, Start, Wait
 from autowarmup.search.search import Search
 from autowarmup.search.surrogate import features
 from autowarmup.search.trials import SegmentResult, TrialSpec
@@ -54,25 +56,28 @@ def trace(start: int, steps: int, loss: float) -> Trace:
 def conducted(
     search: Search, answer: Answer
 ) -> tuple[Conclusion, list[tuple[TrialSpec, int, int]], dict[int, Outcome]]:
-    """Answers every decision; returns the conclusion, the segments run and how each trial ended."""
+    """Answers every decision, one segment after the other; returns the conclusion, the segments run and how each trial
+    ended."""
     ends: dict[int, int] = {}
     segments, outcomes = [], {}
+    started: deque[Start] = deque()
+    arrival: Arrival | None = None
     decisions = search.decisions()
-    decision = next(decisions)
     try:
         while True:
-            results = []
+            decision = decisions.send(arrival)
+            arrival = None
             match decision:
-                case Advance(wanted):
-                    for spec, until in wanted:
-                        start = ends.get(spec.number, 0)
-                        segments.append((spec, start, until))
-                        results.append(answer(spec, start, until))
-                        ends[spec.number] = until
+                case Start(spec, until):
+                    segments.append((spec, ends.get(spec.number, 0), until))
+                    started.append(decision)
                 case Finish(number, outcome):
                     assert number not in outcomes
                     outcomes[number] = outcome
-            decision = decisions.send(results)
+                case Wait():
+                    spec, until = started[0].spec, started.popleft().until
+                    arrival = Arrival(answer(spec, ends.get(spec.number, 0), until), search.slots)
+                    ends[spec.number] = until
     except StopIteration as stop:
         return stop.value, segments, outcomes
 
@@ -146,25 +151,29 @@ def test_one_schedule_gets_to_its_end_for_little_more_than_its_own_run() -> None
 
 
 def test_a_cohort_is_trained_at_the_same_time() -> None:
-    """Each decision holds up to a cohort's trials; the search goes on until the budget is spent or it has settled."""
-    sizes = []
+    """Up to a cohort's trials are started before the search waits; it goes on until the budget is spent or it has
+    settled."""
+    sizes = [0]
+    started: deque[Start] = deque()
     decisions = Search(config(cohort=4)).decisions()
-    decision = next(decisions)
     ends: dict[int, int] = {}
-    try:
+    arrival: Arrival | None = None
+    with suppress(StopIteration):
         while True:
-            results = []
-            if isinstance(decision, Advance):
-                if decision.segments[0][0].role == "proposal":
-                    sizes.append(len(decision.segments))
-                for spec, until in decision.segments:
-                    results.append(smooth(spec, ends.get(spec.number, 0), until))
-                    ends[spec.number] = until
-            decision = decisions.send(results)
-    except StopIteration:
-        assert sizes[0] == 4
-        assert max(sizes) == 4
-        assert sum(sizes) > len(sizes)
+            decision = decisions.send(arrival)
+            arrival = None
+            if isinstance(decision, Start):
+                started.append(decision)
+                sizes[-1] += decision.spec.role == "proposal"
+            elif isinstance(decision, Wait):
+                spec, until = started[0].spec, started.popleft().until
+                arrival = Arrival(smooth(spec, ends.get(spec.number, 0), until), 4)
+                ends[spec.number] = until
+                sizes += [0]
+    together = [size for size in sizes if size]
+    assert together[0] == 4
+    assert max(together) == 4
+    assert sum(together) > len(together)
 
 
 def test_nothing_harsher_is_proposed_than_what_broke() -> None:

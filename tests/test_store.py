@@ -47,8 +47,8 @@ def folder(tmp_path: Path) -> Path:
     store = StudyStore(tmp_path / "study", write=True)
     for number in (3, 0, 2, 1):
         store.add_trial(spec(number))
-    for result in (SECOND, FIRST, BROKEN, FAILED):
-        store.add_segment(result)
+    for position, result in enumerate((BROKEN, FIRST, FAILED, SECOND)):
+        store.add_segment(result, position, slots=4 - position)
     store.finish(0, "completed")
     store.finish(1, "unstable")
     store.finish(2, "failed")
@@ -89,6 +89,26 @@ def test_a_trial_is_what_its_segments_are_together(folder: Path) -> None:
     assert (broken.final_loss, broken.instability, broken.error) == (None, BROKEN.instability, None)
     assert (failed.final_loss, failed.instability, failed.error) == (None, None, "Traceback: no luck")
     assert (len(unbegun.trace), unbegun.segments, unbegun.seconds, unbegun.final_loss) == (0, (), 0, None)
+
+
+def test_segments_are_listed_in_the_order_in_which_they_arrived(folder: Path) -> None:
+    store = StudyStore(folder)
+    assert store.arrivals() == [(0, 1, 10, 4), (1, 0, 10, 3), (2, 2, 10, 2), (3, 0, 40, 1)]
+    store.close()
+
+
+def test_a_segment_and_its_arrival_are_written_together_or_not_at_all(folder: Path) -> None:
+    """A position that is taken, and a segment that is there already."""
+    store = StudyStore(folder, write=True)
+    before = store.arrivals()
+    for result, position in ((SegmentResult(3, 10, trace(0, 10)), 3), (FIRST, 4)):
+        with pytest.raises(StudyError, match="UNIQUE constraint failed"):
+            store.add_segment(result, position, slots=1)
+    assert store.segment(3, 10) is None
+    assert store.arrivals() == before
+    store.add_segment(SegmentResult(3, 10, trace(0, 10)), 4, slots=1)
+    assert store.arrivals() == [*before, (4, 3, 10, 1)]
+    store.close()
 
 
 def test_a_trial_that_the_study_does_not_have(folder: Path) -> None:
@@ -155,7 +175,7 @@ def test_how_the_file_is_opened(folder: Path) -> None:
     [
         (
             "CREATE TABLE others (name TEXT)",
-            r"is not a study: a database with the tables meta, others, segments, trials",
+            r"is not a study: a database with the tables arrivals, meta, others, segments, trials",
         ),
         ("PRAGMA user_version = 77", r"was written by another version of autowarmup \(format 77, this one reads \d+\)"),
     ],

@@ -364,7 +364,7 @@ def test_a_study_of_another_format_is_refused(tmp_path: Path) -> None:
         for table in ("meta", "trials", "reports"):  # the first version's
             db.execute(f"CREATE TABLE {table} (number INTEGER)")
     for write in (False, True):
-        with pytest.raises(StudyError, match="another version of autowarmup .format 0, this one reads 2"):
+        with pytest.raises(StudyError, match="another version of autowarmup .format 0, this one reads 3"):
             StudyStore(tmp_path, write=write)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from autowarmup.instability.monitor import Detectors
+from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.training.trace import Trace
 
@@ -40,6 +41,11 @@ class MonitorSettings:
     eval_every: int
     trivial_loss: float | None
 
+    @classmethod
+    def of(cls, config: TuneConfig) -> Self:
+        """Those of a study."""
+        return cls(config.detectors, config.eval_every, config.trivial_loss)
+
 
 Observe = Callable[[TrialSpec, Trace], None]
 """Called with each block of steps as it is recorded, to show progress. It runs in the process that trains or drives the
@@ -47,12 +53,16 @@ trials, so it must return quickly."""
 
 
 class Engine(Protocol):
-    """Where trials run."""
+    """Where trials run: it is given segments whenever there are some, and asked for each one's result."""
 
-    def run(
-        self, segments: Sequence[Segment], monitoring: MonitorSettings, observe: Observe
-    ) -> Iterator[SegmentResult]:
-        """Runs the segments, in any order, and yields each one's result as soon as the segment has ended."""
+    def slots(self) -> int:
+        """How many trials can run at once now, >= 1. More segments may be started; they wait for their turn."""
+
+    def start(self, segment: Segment) -> None:
+        """Queues a segment and returns at once. A trial has one segment at a time."""
+
+    def wait(self, observe: Observe) -> SegmentResult:
+        """The result of the next segment that ends. At least one must have been started and not returned yet."""
 
     def release(self, number: int) -> None:
         """Deletes what is kept of trial ``number``, which has ended for good."""

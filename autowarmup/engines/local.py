@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,27 +23,36 @@ class LocalEngine:
     Args:
         task: what is trained.
         folder: where checkpoints are stored.
+        monitoring: how often trials are validated, and their detectors.
     """
 
-    def __init__(self, task: Task, folder: Path) -> None:
+    def __init__(self, task: Task, folder: Path, monitoring: MonitorSettings) -> None:
         self._trials, self._checkpoints = PausedTrials(task), Checkpoints(folder)
+        self._monitoring = monitoring
+        self._queued: deque[Segment] = deque()
 
-    def run(
-        self, segments: Sequence[Segment], monitoring: MonitorSettings, observe: Observe
-    ) -> Iterator[SegmentResult]:
-        """Runs the segments in the order given, and yields each one's result.
+    def slots(self) -> int:
+        """One trial at a time."""
+        return 1
+
+    def start(self, segment: Segment) -> None:
+        """Queues a segment; :meth:`wait` trains it."""
+        self._queued.append(segment)
+
+    def wait(self, observe: Observe) -> SegmentResult:
+        """Trains the segment that was started first, and gives its result.
 
         Raises:
             StudyError: a checkpoint can't be written.
         """
-        for segment in segments:
-            active = ActiveSegment(segment, monitoring, partial(self._start_or_resume, segment, monitoring))
-            with closing(active.blocks()) as blocks:
-                for block in blocks:
-                    if len(block):
-                        observe(segment.spec, block)
-            self._trials.pause(active, partial(self._checkpoints.writing, segment.spec.number, segment.until))
-            yield active.result
+        segment = self._queued.popleft()
+        active = ActiveSegment(segment, self._monitoring, partial(self._start_or_resume, segment))
+        with closing(active.blocks()) as blocks:
+            for block in blocks:
+                if len(block):
+                    observe(segment.spec, block)
+        self._trials.pause(active, partial(self._checkpoints.writing, segment.spec.number, segment.until))
+        return active.result
 
     def release(self, number: int) -> None:
         """Deletes the checkpoints of trial ``number``, and ends its training loop where one is kept in memory."""
@@ -54,6 +63,6 @@ class LocalEngine:
         """Ends the training loops that are kept in memory."""
         self._trials.close()
 
-    def _start_or_resume(self, segment: Segment, monitoring: MonitorSettings) -> RunningTrial:
+    def _start_or_resume(self, segment: Segment) -> RunningTrial:
         with self._checkpoints.reading(segment.spec.number, segment.past.end) as file:
-            return self._trials.start_or_resume(segment, monitoring, file)
+            return self._trials.start_or_resume(segment, self._monitoring, file)

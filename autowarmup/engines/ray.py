@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ray
@@ -19,31 +18,47 @@ from autowarmup.training.base import Task
 class RayEngine:
     """Runs segments on a Ray cluster.
 
-    It connects to the cluster when there is something to run, so a finished study can be read without one.
+    It connects to the cluster when there is something to run or to ask, so a finished study can be read without one.
 
     Args:
         task: what is trained.
         folder: where checkpoints are stored, on the driver's machine.
+        monitoring: how often trials are validated, and their detectors.
         settings: which cluster, and the resources of each trial there.
     """
 
-    def __init__(self, task: Task, folder: Path, settings: RaySettings) -> None:
-        self._task, self._settings = task, settings
+    def __init__(self, task: Task, folder: Path, monitoring: MonitorSettings, settings: RaySettings) -> None:
+        self._task, self._monitoring, self._settings = task, monitoring, settings
         self._checkpoints = Checkpoints(folder)
         self._session: ClusterSession | None = None
 
-    def run(
-        self, segments: Sequence[Segment], monitoring: MonitorSettings, observe: Observe
-    ) -> Iterator[SegmentResult]:
-        """Runs the segments on as many workers as fit, and yields each one's result as soon as the segment has ended.
+    def slots(self) -> int:
+        """As many as were asked for, or else as many workers as fit into the cluster now; at least 1.
 
         Raises:
-            ClusterError: the cluster can't be used, or was lost; the study can go on later.
-            InputError: the task can't be sent to workers, or its batches can't be divided among processes.
+            ClusterError: the cluster can't be used.
+            InputError: the task can't be sent to workers.
+        """
+        return self._settings.workers or self._connected().slots()
+
+    def start(self, segment: Segment) -> None:
+        """Queues a segment. Where a worker is idle, it begins at once.
+
+        Raises:
+            ClusterError: the cluster can't be used.
+            InputError: the task can't be sent to workers.
+        """
+        self._connected().start(segment)
+
+    def wait(self, observe: Observe) -> SegmentResult:
+        """The result of the next segment that ends.
+
+        Raises:
+            ClusterError: the cluster was lost; the study can go on later.
+            InputError: the task's batches can't be divided among processes.
             StudyError: a checkpoint can't be written.
         """
-        if segments:
-            yield from self._connected().run(segments, monitoring, observe)
+        return self._connected().wait(observe)
 
     def release(self, number: int) -> None:
         """Deletes the checkpoints of trial ``number``, and ends its training loop where a worker keeps it in memory."""
@@ -64,7 +79,7 @@ class RayEngine:
             gpus = self._settings.gpus
             cluster = Cluster(self._settings, float(self._task.uses_cuda) if gpus is None else gpus)
             try:
-                self._session = ClusterSession(cluster, task, self._checkpoints, self._settings)
+                self._session = ClusterSession(cluster, task, self._checkpoints, self._monitoring, self._settings)
             except BaseException:
                 cluster.close()
                 raise

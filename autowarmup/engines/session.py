@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -49,38 +49,56 @@ class ClusterSession:
         cluster: the connection.
         task: the serialized task; see :func:`autowarmup.engines.cluster.serialize_task`.
         checkpoints: where paused trials are stored.
+        monitoring: how often trials are validated, and their detectors.
         settings: the resources and the timeouts of workers.
     """
 
-    def __init__(self, cluster: Cluster, task: Bytes, checkpoints: Checkpoints, settings: RaySettings) -> None:
-        self._cluster, self._checkpoints, self._settings = cluster, checkpoints, settings
+    def __init__(
+        self,
+        cluster: Cluster,
+        task: Bytes,
+        checkpoints: Checkpoints,
+        monitoring: MonitorSettings,
+        settings: RaySettings,
+    ) -> None:
+        self._cluster, self._checkpoints = cluster, checkpoints
+        self._monitoring, self._settings = monitoring, settings
         self._task = ray.put(task)
         self._watchdog = Watchdog(settings.patience_s)
         self._groups: list[WorkerGroup] = []
         self._in_memory: dict[int, WorkerGroup] = {}  # by trial: the group that keeps its paused training loop
         self._jobs: deque[Job] = deque()  # those that no group runs yet
+        self._ended: deque[SegmentResult] = deque()  # those that nobody has waited for yet
+        self._slots = 1
+        self._ticked_at = time.monotonic()
         self._failed_starts = 0
         self._without_workers_s = 0.0
 
-    def run(
-        self, segments: Sequence[Segment], monitoring: MonitorSettings, observe: Observe
-    ) -> Iterator[SegmentResult]:
-        """Runs the segments and yields their results; see :meth:`autowarmup.engines.ray.RayEngine.run`."""
-        self._jobs = deque(Job(segment) for segment in segments)
-        left, ticked_at = len(segments), time.monotonic()
+    def slots(self) -> int:
+        """How many workers it would start for as many jobs, at least 1. While the head doesn't respond, what it was
+        before."""
+        if self._cluster.head_responds:
+            self._slots = self._settings.workers or max(1, self._cluster.capacity())
+        return self._slots
+
+    def start(self, segment: Segment) -> None:
+        """Queues a segment, starts a worker for it where there is room, and begins it where a worker is idle."""
+        self._jobs.append(Job(segment))
         self._start_workers()
-        while left:
-            self._assign_jobs(monitoring)
+        self._assign_jobs()
+
+    def wait(self, observe: Observe) -> SegmentResult:
+        """The result of the next segment that ends; see :meth:`autowarmup.engines.ray.RayEngine.wait`."""
+        while not self._ended:
+            self._assign_jobs()
             for group, call in self._wait():
                 if call in group.calls and (result := self._handle_return(group, call, observe)):
-                    left -= 1
-                    yield result
+                    self._ended.append(result)
             now = time.monotonic()
-            if now - ticked_at >= TICK_S:
-                for result in self._tick(min(now - ticked_at, 2 * TICK_S)):
-                    left -= 1
-                    yield result
-                ticked_at = now
+            if now - self._ticked_at >= TICK_S:
+                self._ended.extend(self._tick(min(now - self._ticked_at, 2 * TICK_S)))
+                self._ticked_at = now
+        return self._ended.popleft()
 
     def release(self, number: int) -> None:
         """Ends the training loop of trial ``number``, where a worker keeps one in memory."""
@@ -101,11 +119,10 @@ class ClusterSession:
         wanted = busy + len(self._jobs)
         if wanted <= len(self._groups) or not self._cluster.head_responds:
             return
-        most = self._settings.workers or max(1, self._cluster.capacity())
-        for _ in range(min(wanted, most) - len(self._groups)):
+        for _ in range(min(wanted, self.slots()) - len(self._groups)):
             self._groups.append(self._cluster.start_workers())
 
-    def _assign_jobs(self, monitoring: MonitorSettings) -> None:
+    def _assign_jobs(self) -> None:
         """Gives jobs to idle groups. A training loop that is kept in memory goes on in the group that keeps it."""
         idle = [group for group in self._groups if group.idle]
         for job in [*self._jobs]:
@@ -115,7 +132,7 @@ class ClusterSession:
             if group in idle:
                 idle.remove(group)
                 self._jobs.remove(job)
-                group.begin(job, monitoring, self._read_checkpoint(job.segment))
+                group.begin(job, self._monitoring, self._read_checkpoint(job.segment))
 
     def _read_checkpoint(self, segment: Segment) -> Bytes | None:
         with self._checkpoints.reading(segment.spec.number, segment.past.end) as file:

@@ -1,7 +1,7 @@
 """The study: carries out a search's decisions, keeps everything in its folder, and concludes.
 
-The driver below is the only writer. Each decision is looked up in the store before it is carried out, so a study that
-was killed takes its decisions again, finds most of them done, and goes on where it stopped.
+The driver below is the only writer. A study that was killed takes its decisions again; :mod:`autowarmup.study.execution`
+answers them from the store, and goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autowarmup.engines.base import Engine, MonitorSettings, Segment
+from autowarmup.engines.base import Engine
 from autowarmup.errors import StudyError, StudyMismatchError, TaskFailedError
 from autowarmup.search.config import TuneConfig
-from autowarmup.search.decisions import Advance, Conclusion, Finish
 from autowarmup.search.search import Search
-from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.study.execution import carry_out
 from autowarmup.study.folder import check_folder, write_file
 from autowarmup.study.lock import locked
 from autowarmup.study.progress import Progress, warning_of_failure
 from autowarmup.study.result import TrialRecord, TuneResult
 from autowarmup.study.store import StudyStore
-from autowarmup.training.trace import Trace
 
 
 @contextmanager
@@ -77,7 +75,8 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
     """
     progress.started(config, store.folder)
     finished_at, stored = store.meta("finished_at"), store.segment_count()
-    conclusion = _carry_out(Search(config), store, engine, progress)
+    search = Search(config, slots=_slots_at_start(store, engine))
+    conclusion = carry_out(search.decisions(), store, engine, progress)
     result = TuneResult(
         verdict=conclusion.verdict,
         records=tuple(TrialRecord.of(trial) for trial in store.trials()),
@@ -92,6 +91,13 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
     progress.concluded(result)
     _keep(result, store, finished_at, progress)
     return result
+
+
+def _slots_at_start(store: StudyStore, engine: Engine) -> int:
+    """How many trials could run at once when the study began; the engine is asked only then."""
+    if store.meta("slots") is None:
+        store.set_meta("slots", engine.slots())
+    return int(store.meta("slots"))
 
 
 def _keep(result: TuneResult, store: StudyStore, finished_at: float, progress: Progress) -> None:
@@ -109,62 +115,6 @@ def _keep(result: TuneResult, store: StudyStore, finished_at: float, progress: P
     if schedule is not None:
         with warning_of_failure(str(path), progress):
             write_file(path, schedule.model_dump_json(indent=1))
-
-
-def _carry_out(search: Search, store: StudyStore, engine: Engine, progress: Progress) -> Conclusion:
-    """Takes the search's decisions one by one; what the store has already is not done again."""
-    config = search.config
-    monitoring = MonitorSettings(config.detectors, config.eval_every, config.trivial_loss)
-    traces: dict[int, Trace] = {}
-    decisions = search.decisions()
-    try:
-        decision = next(decisions)
-        while True:
-            answer: list[SegmentResult] = []
-            match decision:
-                case Finish(number, outcome):
-                    store.finish(number, outcome)
-                    engine.release(number)
-                    traces.pop(number, None)
-                    progress.finished(number, outcome)
-                case Advance(segments):
-                    answer = _run(segments, traces, store, engine, monitoring, progress)
-            decision = decisions.send(answer)
-            for result in answer:
-                if result.error is not None and store.segment(result.number, result.until) is None:
-                    store.add_segment(result)
-    except StopIteration as stop:
-        conclusion: Conclusion = stop.value
-        return conclusion
-
-
-def _run(
-    segments: tuple[tuple[TrialSpec, int], ...],
-    traces: dict[int, Trace],
-    store: StudyStore,
-    engine: Engine,
-    monitoring: MonitorSettings,
-    progress: Progress,
-) -> list[SegmentResult]:
-    """The segments' results, in their order: from the store, or else from the engine."""
-    results: dict[int, SegmentResult] = {}
-    missing = []
-    for spec, until in segments:
-        store.add_trial(spec)
-        known = store.segment(spec.number, until)
-        if known is not None:
-            results[spec.number] = known
-            progress.replayed(spec, known)
-        else:
-            missing.append(Segment(spec, until, traces.get(spec.number, Trace.empty())))
-    for result in engine.run(missing, monitoring, progress.observe):
-        progress.segment_ended(result)
-        if result.error is None:
-            store.add_segment(result)
-        results[result.number] = result
-    for number, result in results.items():
-        traces[number] = Trace.join([traces.get(number, Trace.empty()), result.trace])
-    return [results[spec.number] for spec, _ in segments]
 
 
 def _enter(store: StudyStore, config: TuneConfig, mlflow: str | None) -> None:

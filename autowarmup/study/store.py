@@ -1,8 +1,9 @@
 """The study's store: one SQLite file that holds everything the study has found. Only the driver writes to it.
 
 Trials are trained in segments, each of which ends at a rung. The result of a segment (what the trial recorded, and how
-the segment ended) is written in one transaction and never changed. So a study that was killed finds every segment that
-had finished, and nothing half-written.
+the segment ended) is written in one transaction, with its place in the order of arrival, and never changed. So a study
+that was killed finds every segment that had finished, in the order in which the search was told of them, and nothing
+half-written.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from autowarmup.errors import StudyError
 from autowarmup.instability import Instability
@@ -26,7 +27,7 @@ from autowarmup.training.trace import Outcome, Trace, final_loss
 P = ParamSpec("P")
 R = TypeVar("R")
 
-FORMAT = 2
+FORMAT = 3
 """The number of the schema below, kept in the file."""
 
 SCHEMA = f"""
@@ -48,8 +49,15 @@ CREATE TABLE IF NOT EXISTS segments (
     seconds REAL NOT NULL,
     PRIMARY KEY (number, until)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS arrivals (
+    position INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    slots INTEGER NOT NULL,
+    FOREIGN KEY (number, until) REFERENCES segments (number, until)
+);
 """
-TABLES = {"meta", "trials", "segments"}
+TABLES = {"meta", "trials", "segments", "arrivals"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,21 @@ class StoredTrial:
     def seconds(self) -> float:
         """How long it has trained."""
         return sum(segment.seconds for segment in self.segments)
+
+
+class StoredArrival(NamedTuple):
+    """When a segment arrived.
+
+    Args:
+        position: its place in the order of arrival, >= 0; a segment that failed and was run again leaves a gap.
+        number, until: the segment: the trial's number, and the step that it was to reach.
+        slots: how many trials could run at once then.
+    """
+
+    position: int
+    number: int
+    until: int
+    slots: int
 
 
 def _reads(method: Callable[Concatenate[StudyStore, P], R]) -> Callable[Concatenate[StudyStore, P], R]:
@@ -217,21 +240,22 @@ class StudyStore:
             )
 
     @_writes
-    def add_segment(self, result: SegmentResult) -> None:
-        """Stores the result of a segment."""
-        self._db.execute(
-            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                result.number,
-                result.until,
-                result.trace.to_bytes(),
-                result.instability.model_dump_json() if result.instability else None,
-                json.dumps([event.model_dump() for event in result.events]),
-                result.error,
-                result.started_at,
-                result.seconds,
-            ),
+    def add_segment(self, result: SegmentResult, position: int, slots: int) -> None:
+        """Stores the result of a segment, with its place in the order of arrival and the slots at that time."""
+        row = (
+            result.number,
+            result.until,
+            result.trace.to_bytes(),
+            result.instability.model_dump_json() if result.instability else None,
+            json.dumps([event.model_dump() for event in result.events]),
+            result.error,
+            result.started_at,
+            result.seconds,
         )
+        with self._db:  # commits, or rolls back
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._db.execute("INSERT INTO arrivals VALUES (?, ?, ?, ?)", (position, result.number, result.until, slots))
 
     @_writes
     def finish(self, number: int, outcome: Outcome) -> None:
@@ -244,6 +268,12 @@ class StudyStore:
     def segment(self, number: int, until: int) -> SegmentResult | None:
         """The result of the segment of trial ``number`` that ends at step ``until``; None where it hasn't finished."""
         return next(self._segments("WHERE number = ? AND until = ?", (number, until)), None)
+
+    @_reads
+    def arrivals(self) -> list[StoredArrival]:
+        """All segments in the order in which they arrived."""
+        rows = self._db.execute("SELECT position, number, until, slots FROM arrivals ORDER BY position")
+        return [StoredArrival(*map(int, row)) for row in rows]
 
     @_reads
     def trial(self, number: int) -> StoredTrial:
