@@ -17,6 +17,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from autowarmup import Detectors, RaySettings, Schedule  # noqa: E402
-from autowarmup.engines.base import MonitorSettings, Segment  # noqa: E402
+from autowarmup.engines.base import Engine, MonitorSettings, Segment  # noqa: E402
 from autowarmup.engines.local import LocalEngine  # noqa: E402
 from autowarmup.engines.ray import RayEngine  # noqa: E402
-from autowarmup.search.trials import TrialSpec  # noqa: E402
+from autowarmup.search.trials import SegmentResult, TrialSpec  # noqa: E402
 from autowarmup.study.store import StudyStore  # noqa: E402
 from autowarmup.training.trace import Trace  # noqa: E402
+
+MONITORING = MonitorSettings(Detectors(), 1, None)
 
 
 class Sleeping:
@@ -98,19 +101,27 @@ def segments(first: int, count: int, horizon: int = 1) -> list[Segment]:
     return [Segment(spec, horizon, Trace.empty()) for spec in specs]
 
 
+def results(engine: Engine, wanted: list[Segment]) -> Iterator[SegmentResult]:
+    """Starts the segments and gives their results, as they arrive."""
+    for segment in wanted:
+        engine.start(segment)
+    for _ in wanted:
+        yield engine.wait(lambda *_: None)
+
+
 def engine_seconds(seconds: float, count: int, workers: int, folder: Path) -> float:
     """Seconds of a trial and worker beyond its own, our engine and store, workers warm."""
-    engine = RayEngine(Sleeping(seconds), folder / "checkpoints", RaySettings(workers=workers))
+    engine = RayEngine(Sleeping(seconds), folder / "checkpoints", MONITORING, RaySettings(workers=workers))
     store = StudyStore(folder, write=True)
-    monitoring = MonitorSettings(Detectors(), 1, None)
     try:
-        list(engine.run(segments(0, workers), monitoring, lambda *_: None))
+        for _ in results(engine, segments(0, workers)):
+            pass
         wanted = segments(workers, count)
         start = time.perf_counter()
         for segment in wanted:
             store.add_trial(segment.spec)
-        for result in engine.run(wanted, monitoring, lambda *_: None):
-            store.add_segment(result)
+        for position, result in enumerate(results(engine, wanted)):
+            store.add_segment(result, position, workers)
             store.finish(result.number, "completed")
         return (time.perf_counter() - start) * workers / count - seconds
     finally:
@@ -186,16 +197,16 @@ def reports(folder: Path, steps: int, turns: int) -> None:
     import ray
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    monitoring = MonitorSettings(Detectors(), 1, None)
-    engines = {
-        "local": LocalEngine(Counting(0.0), folder),
-        "ray": RayEngine(Counting(0.0), folder, RaySettings(workers=1)),
+    engines: dict[str, Engine] = {
+        "local": LocalEngine(Counting(0.0), folder, MONITORING),
+        "ray": RayEngine(Counting(0.0), folder, MONITORING, RaySettings(workers=1)),
     }
     rates: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(turns + 1):
         for name, engine in engines.items():
             start = time.perf_counter()
-            list(engine.run(segments(turn, 1, steps), monitoring, lambda *_: None))
+            for _ in results(engine, segments(turn, 1, steps)):
+                pass
             if turn:  # the first one warms up
                 rates[name].append(steps / (time.perf_counter() - start))
     print(f"| engine | steps a second, median of {turns} trials of {steps:,} steps |")

@@ -61,11 +61,12 @@ def trained(task: dict[str, Any], result: TuneResult, schedule: Schedule) -> lis
     seeds = [derive_seed(config.seed, "confirmation", i) for i in range(config.confirm_seeds)]
     settings = dict(task)
     batch_size = settings.pop("batch_size")
-    engine = LocalEngine(ModelTask(**settings, settings=TrainSettings(batch_size=batch_size)), STUDIES)
+    task_of_model = ModelTask(**settings, settings=TrainSettings(batch_size=batch_size))
+    engine = LocalEngine(task_of_model, STUDIES, MonitorSettings.of(config))
     specs = [TrialSpec(number=i, candidate=0, role="proposal", seed=s, schedule=schedule) for i, s in enumerate(seeds)]
-    segments = [Segment(spec, schedule.horizon, Trace.empty()) for spec in specs]
-    monitoring = MonitorSettings(config.detectors, config.eval_every, config.trivial_loss)
-    results = engine.run(segments, monitoring, lambda spec, block: None)
+    for spec in specs:
+        engine.start(Segment(spec, schedule.horizon, Trace.empty()))
+    results = [engine.wait(lambda spec, block: None) for _ in specs]
     return [None if result.instability else result.trace.evaluations[-1].val_loss for result in results]
 
 
