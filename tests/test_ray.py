@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,18 @@ import pytest
 import torch
 from torch import nn
 
-from autowarmup import LoopRun, RaySettings, SearchSpace, autotune
+from autowarmup import Detectors, LoopRun, RaySettings, Schedule, SearchSpace, autotune
+from autowarmup.engines.base import Engine, MonitorSettings, Segment
 from autowarmup.errors import ClusterError, InputError
+from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.study.progress import Silent
+from autowarmup.study.store import StudyStore
+from autowarmup.training.loop import LoopTask
+from autowarmup.training.trace import Trace
 from tests.cluster import Accidents, LocalCluster, MaxWorkers, gone, kill, stop
 from tests.mlflow_server import free_port
 from tests.tasks import linear, settings, wide
-from tests.test_study import findings, reports
+from tests.test_study import ROOT, findings, reports
 
 pytestmark = [
     pytest.mark.xdist_group("ray"),
@@ -130,6 +137,109 @@ def test_two_processes_train_each_trial_together_through_accidents(cluster: Loca
     assert len(struck) == 2
     assert findings(tmp_path / "disturbed") == findings(tmp_path / "undisturbed")
     assert gone(cluster.workers())
+
+
+def test_a_driver_that_is_killed_while_several_segments_run_loses_none(
+    cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    """Killed twice and resumed. What had arrived is not trained again, also in another order of arrival."""
+    driver = f"""
+import sys
+from autowarmup import RaySettings, autotune
+from tests.tasks import wide
+autotune(**wide(study=sys.argv[1], engine=RaySettings(address={cluster.address!r}, workers=3, cpus=0.5)))
+"""
+    for wanted in (6, 15):
+        killed = subprocess.Popen([sys.executable, "-c", driver, str(tmp_path)], cwd=ROOT)
+        while reports(tmp_path) < wanted:
+            time.sleep(0.005)
+        killed.kill()
+        killed.wait()
+    with closing(StudyStore(tmp_path)) as store:
+        arrived = store.arrivals()
+    resumed = Replayed()
+    autotune(**wide(study=tmp_path, engine="ray", progress=resumed))
+    assert resumed.segments == [(arrival.number, arrival.until) for arrival in arrived]
+    assert findings(tmp_path) == reference
+
+
+class Replayed(Silent):
+    """Notes the segments that come from the store."""
+
+    def __init__(self) -> None:
+        self.segments: list[tuple[int, int]] = []
+
+    def replayed(self, spec: TrialSpec, result: SegmentResult) -> None:
+        self.segments.append((spec.number, result.until))
+
+
+def test_a_finished_study_is_read_without_a_cluster(reference: dict[str, Any], tmp_path: Path) -> None:
+    autotune(**wide(study=tmp_path))
+    nowhere = RaySettings(address=f"127.0.0.1:{free_port()}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autowarmup.engines.ray.Cluster", None)  # to connect would fail
+        autotune(**wide(study=tmp_path, engine=nowhere))
+    assert findings(tmp_path) == reference
+
+
+@contextmanager
+def ray_engine(folder: Path, loop: Callable[[LoopRun], None], settings: RaySettings) -> Iterator[Engine]:
+    from autowarmup.engines.ray import RayEngine
+
+    monitoring = MonitorSettings(Detectors(), 10, None)
+    task = LoopTask(loop, current_peak=0.01, beta2=0.999, steps_per_epoch=None)
+    with closing(RayEngine(task, folder, monitoring, settings)) as engine:
+        yield engine
+
+
+def segment(number: int) -> Segment:
+    spec = TrialSpec(number=number, candidate=0, role="proposal", seed=number, schedule=Schedule(peak=0.01, horizon=10))
+    return Segment(spec, 10, Trace.empty())
+
+
+def test_an_idle_worker_gets_the_next_segment_while_another_one_trains(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Seed 0 waits for a file, which appears when the others have long ended, one after the other on one worker."""
+    signal = tmp_path / "signal"
+
+    def loop(run: LoopRun) -> None:
+        for step in range(run.total_steps):
+            while run.seed == 0 and not signal.exists():
+                time.sleep(0.01)
+            if run.report(1.0 + 0.01 * step, lr=run.schedule.lr_at(step)):
+                break
+
+    with ray_engine(tmp_path, loop, RaySettings(workers=2)) as engine:
+        engine.start(segment(0))
+        for number in (1, 2, 3):
+            engine.start(segment(number))
+            result = engine.wait(lambda *_: None)
+            assert (result.number, len(result.trace), result.error) == (number, 10, None)
+        engine.start(segment(4))
+        engine.start(segment(5))
+        assert [engine.wait(lambda *_: None).number for _ in range(2)] == [4, 5]
+        signal.touch()
+        assert engine.wait(lambda *_: None).number == 0
+        assert len(cluster.workers()) == 2
+    assert gone(cluster.workers())
+
+
+def test_the_slots_of_a_cluster_are_the_workers_that_fit_or_those_asked_for(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    def slots(**changes: Any) -> int:
+        with ray_engine(tmp_path, steps_of_a_line, RaySettings(**changes)) as engine:
+            return engine.slots()
+
+    nodes = len(cluster.nodes)
+    assert slots() == nodes
+    assert slots(cpus=0.5) == 2 * nodes
+    assert slots(processes=2) == nodes // 2
+    assert slots(gpus=2) == 1  # nothing fits: the study will say so
+    assert slots(workers=7) == 7
+    with ray_engine(tmp_path, steps_of_a_line, RaySettings()) as engine:
+        assert engine.slots() == nodes
+        cluster.add()
+        assert engine.slots() == nodes + 1
 
 
 def above(rate: float, happen: Callable[[], Any]) -> Any:

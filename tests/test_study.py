@@ -26,14 +26,14 @@ from autowarmup import SearchSpace, TuneResult, autotune
 from autowarmup.errors import StudyError, StudyLockedError, StudyMismatchError, TaskFailedError
 from autowarmup.study.store import StudyStore
 from autowarmup.training.task import ModelTask
-from tests.tasks import linear, settings
+from tests.tasks import linear, settings, wide
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = """
 import sys
 from autowarmup import autotune
-from tests.tasks import settings
-autotune(**settings(study=sys.argv[1]))
+from tests.tasks import {task}
+autotune(**{task}(study=sys.argv[1]))
 """
 
 
@@ -50,8 +50,8 @@ def findings(folder: Path) -> dict[str, Any]:
     return result
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], cwd=ROOT)
+def start(folder: Path, task: str = "settings") -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT.format(task=task), str(folder)], cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,9 @@ def reports(folder: Path) -> int:
         return 0
 
 
-def killed_again_and_again(folder: Path, kills: int, seed: int, reference: dict[str, Any]) -> None:
+def killed_again_and_again(
+    folder: Path, kills: int, seed: int, reference: dict[str, Any], task: str = "settings"
+) -> None:
     """SIGKILLs the study in its midst, ``kills`` times; checks each study that finishes.
 
     Each time it may finish up to six segments more, and then lives up to 50 ms on, so a kill hits the middle of a
@@ -139,7 +141,7 @@ def killed_again_and_again(folder: Path, kills: int, seed: int, reference: dict[
     while delivered < kills:
         study = folder / f"study-{attempt}"
         wanted = reports(study) + moments.randint(1, 6)
-        process = start(study)
+        process = start(study, task)
         while process.poll() is None and reports(study) < wanted:
             time.sleep(0.002)
         time.sleep(moments.uniform(0.0, 0.05))
@@ -151,12 +153,18 @@ def killed_again_and_again(folder: Path, kills: int, seed: int, reference: dict[
             assert process.wait() == 0
             assert findings(study) == reference
             attempt += 1
-    assert start(study).wait() == 0
+    assert start(study, task).wait() == 0
     assert findings(study) == reference
 
 
 def test_killed_three_times_it_ends_with_the_same_result(reference: dict[str, Any], tmp_path: Path) -> None:
     killed_again_and_again(tmp_path, 3, 1, reference)
+
+
+def test_killed_while_several_segments_are_under_way_it_loses_none(tmp_path: Path) -> None:
+    """Four trials at a time: one trains, the others have been started or have arrived."""
+    autotune(**wide(study=tmp_path / "undisturbed"))
+    killed_again_and_again(tmp_path, 3, 4, findings(tmp_path / "undisturbed"), "wide")
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The study: carries out a search's decisions, keeps everything in its folder, and concludes.
 
-The driver below is the only writer. A study that was killed takes its decisions again; :mod:`autowarmup.study.execution`
-answers them from the store, and goes on where it stopped.
+The driver below is the only writer. A study that was killed takes its decisions again, is answered from the store, and
+goes on where it stopped; see :mod:`autowarmup.study.execution`.
 """
 
 from __future__ import annotations
