@@ -77,6 +77,12 @@ def test_a_trainable_that_ends_by_itself_has_failed() -> None:
     assert search.suggest("b") is not None
 
 
+@pytest.mark.parametrize("slots", [0, -1, 2.0, True, "4"])
+def test_slots_are_a_whole_number(slots: Any) -> None:
+    with pytest.raises(InputError, match=f"slots={slots!r}: must be a whole number of trials, at least 1"):
+        searcher(slots=slots)
+
+
 def test_it_says_that_it_cannot_be_restored() -> None:
     with pytest.raises(InputError, match="can't be restored"):
         searcher().restore("anywhere")
