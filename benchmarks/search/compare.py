@@ -34,6 +34,7 @@ from benchmarks.search.methods import DEFAULT, METHODS, OURS
 from benchmarks.search.objective import BudgetSpent, TableObjective
 from benchmarks.search.ours import study
 from benchmarks.search.pages import page
+from benchmarks.search.peers import PEERS
 from benchmarks.search.plots import plot
 from benchmarks.search.slots import Slots
 from benchmarks.search.tables import FOLDER, Table
@@ -41,6 +42,10 @@ from benchmarks.search.tables import FOLDER, Table
 RESULTS = Path(__file__).parent.parent / "results" / "search.json"
 PAGE = Path(__file__).parent.parent / "results" / "search.md"
 PROCESSES = 2
+MANY = 8
+"""Tuners that fit a model to their trials take ten seconds a search and more where there are more slots than this;"""
+FEWER = 4
+"""they then make this many times fewer searches, at least two."""
 
 Record = dict[str, Any]
 
@@ -98,7 +103,7 @@ def run(job: Job) -> Record:
 
 def compared(paths: Sequence[Path], methods: Sequence[str], slots: Sequence[int], searches: int) -> list[Record]:
     """The records of all methods on all tables, in two processes."""
-    jobs = [Job(method, path, n, searches) for path in paths for n in slots for method in methods]
+    jobs = [Job(method, path, n, _count(method, n, searches)) for path in paths for n in slots for method in methods]
     records = []
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         for record in pool.imap(run, jobs):
@@ -106,6 +111,11 @@ def compared(paths: Sequence[Path], methods: Sequence[str], slots: Sequence[int]
             told = f"{record['table']}, {record['method']}, slots: {record['slots']}"
             print(f"{told}: {record['seconds']:.2f} s a search", flush=True)
     return records
+
+
+def _count(method: str, slots: int, searches: int) -> int:
+    models = method in PEERS and method != "random"
+    return min(searches, max(2, searches // FEWER)) if models and slots > MANY else searches
 
 
 def save(records: Sequence[Record], path: Path) -> None:

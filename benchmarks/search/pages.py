@@ -49,11 +49,12 @@ def _searches(records: Sequence[Record], slots: int) -> list[str]:
     tables, methods = _names(records)
     found = _found(records)
     lines += ["## Share of the steps in unstable trials, and seconds a search takes by itself", ""]
-    lines += header(["method", *tables, "seconds"])
+    lines += header(["method", *tables, "seconds", "searches a table"])
     for method in methods:
         cells = [f"{found[method, table]['search']['unstable']:.0%}" for table in tables]
         slowest = max(found[method, table]["seconds"] for table in tables)
-        lines.append(row([ABOUT[method], *cells, f"{slowest:.1f}"]))
+        searches = str(found[method, tables[0]]["searches"])
+        lines.append(row([ABOUT[method], *cells, f"{slowest:.1f}", searches]))
     return [*lines, ""]
 
 

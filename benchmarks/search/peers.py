@@ -363,7 +363,14 @@ PEERS: dict[str, Method] = {
         neps_priorband,
     )
 }
-SLOW = ("optuna_tpe_median", "optuna_gp", "syne_tune_asha_cqr", "syne_tune_bohb", "neps_priorband")
+SLOW = (
+    "optuna_tpe_median",
+    "optuna_gp",
+    "ray_asha_optuna",
+    "syne_tune_asha_cqr",
+    "syne_tune_bohb",
+    "neps_priorband",
+)
 """Methods that run only where they are asked for: they take seconds to minutes a search, or packages of their own."""
 
 ABOUT: dict[str, str] = {
