@@ -312,7 +312,7 @@ def test_segments_arrive_in_the_order_of_their_ends() -> None:
 @pytest.mark.parametrize("slots", [1, 8])
 def test_general_tuners_fill_their_slots(method: str, slots: int) -> None:
     found = Standard(small_table())
-    objective = TableObjective(found.table, 0, 10 * found.table.horizon, Slots(slots))
+    objective = TableObjective(found.table, 0, 5 * found.table.horizon, Slots(slots))
     with pytest.raises(BudgetSpent):
         METHODS[method](objective, 0)
     assert objective.spent >= objective.budget
