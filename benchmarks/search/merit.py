@@ -140,7 +140,7 @@ class Outcome:
 
 
 def budget(slots: int) -> float:
-    """Full runs that a search may spend. One that has not got there by then counts as ``math.inf``."""
+    """Full runs that a search may spend; a segment that starts before they are spent counts to its end."""
     return max(MOST_RUNS, LONGEST * slots)
 
 
@@ -151,7 +151,7 @@ def outcome(standard: Standard, objective: Objective, seed: int) -> Outcome:
     best = math.inf
     for done in sorted(objective.completions, key=lambda completion: completion.time):
         spent = objective.spent_by(done.time)
-        if done.loss < best and spent <= objective.budget:
+        if done.loss < best:
             best = done.loss
             changes.append(Change(spent / horizon, done.time / horizon, standard.regret(done.schedule)))
     wasted = sum(steps for schedule, steps in objective.trained.items() if (schedule, seed) in standard.unstable)
