@@ -25,8 +25,8 @@ check: $(READY)  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-search: .venv-bench/.ready  ## the search against general tuners, on stored tables: about 10 minutes
-	.venv-bench/bin/python -W ignore -m benchmarks.search.compare
+bench-search: .venv-bench/.ready  ## search and whole studies against general tuners, on stored tables: about 15 minutes
+	.venv-bench/bin/python -W ignore -m benchmarks.search.compare --slots 1 8 32
 
 clean:
 	rm -rf .venv .venv-bench studies

@@ -21,10 +21,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch start
 import numpy as np
 import torch
 
-from benchmarks.search.compare import METHODS, _header, _name, _number, _row
 from benchmarks.search.merit import Standard, outcome, quantile
+from benchmarks.search.methods import ABOUT, DEFAULT, METHODS
 from benchmarks.search.objective import BudgetSpent, LiveObjective
-from benchmarks.search.peers import SLOW
+from benchmarks.search.one_shot import ONE_SHOT
+from benchmarks.search.pages import header, number, row
 from benchmarks.search.tables import Table, table_path
 from benchmarks.search.tasks import TASKS
 
@@ -40,13 +41,13 @@ def compared(name: str, methods: list[str], searches: int) -> list[str]:
     task, standard = plan.task(), Standard(Table.load(table_path(name)))
     table = standard.table
     results = {method: ([], [], [], []) for method in methods}  # type: ignore[var-annotated]
-    for number in range(searches):
-        seed = table.seeds[number % len(table.seeds)]
+    for turn in range(searches):
+        seed = table.seeds[turn % len(table.seeds)]
         for method in methods:
-            objective = LiveObjective(task, name, table.grid, seed, round(BUDGET * table.horizon))
+            objective = LiveObjective(task, table, seed, round(BUDGET * table.horizon))
             began = time.perf_counter()
             with suppress(BudgetSpent):
-                METHODS[method](objective, number)
+                METHODS[method](objective, turn)
             steps, seconds, outcomes, errors = results[method]
             seconds.append(time.perf_counter() - began)
             steps.append(objective.spent / table.horizon)
@@ -59,12 +60,22 @@ def compared(name: str, methods: list[str], searches: int) -> list[str]:
     rows = []
     for method in methods:
         steps, seconds, outcomes, errors = results[method]
-        cost = quantile([item.cost for item in outcomes], 0.5)
-        regret = quantile([item.regret_at(BUDGET + 1) for item in outcomes], 0.5)
+        cost = quantile([item.runs_until_within for item in outcomes], 0.5)
+        regret = quantile([item.regret_at_runs(BUDGET + 1) for item in outcomes], 0.5)
         agreement = f"{np.median(np.abs(errors)):.2f} ({len(errors)})" if errors else "-"
         spent = f"{np.median(steps):.1f}"
         rows.append(
-            _row([_name(method), name, _number(cost), _number(regret), spent, f"{np.median(seconds):.1f}", agreement])
+            row(
+                [
+                    ABOUT[method],
+                    name,
+                    number(cost, BUDGET),
+                    number(regret, BUDGET),
+                    spent,
+                    f"{np.median(seconds):.1f}",
+                    agreement,
+                ]
+            )
         )
         print(rows[-1], flush=True)
     return rows
@@ -72,7 +83,7 @@ def compared(name: str, methods: list[str], searches: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    quick = [method for method in METHODS if method not in SLOW]
+    quick = [method for method in DEFAULT if method not in ONE_SHOT]
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=quick)
     parser.add_argument("--searches", type=int, default=3)
     parser.add_argument("--write", action="store_true")
@@ -80,7 +91,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     columns = ["method", "task", f"cost (budget {BUDGET:g})", "regret", "full runs spent", "seconds"]
-    lines = _header([*columns, "live minus table, in seed noises: median size (trials)"])
+    lines = header([*columns, "live minus table, in seed noises: median size (trials)"])
     for name in LIVE:
         lines += compared(name, arguments.methods, arguments.searches)
     text = "\n".join(lines) + "\n"

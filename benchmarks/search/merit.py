@@ -14,10 +14,12 @@ from autowarmup.schedule.schedule import Schedule
 from benchmarks.search.objective import Objective
 from benchmarks.search.tables import Table
 
-BUDGETS = (1.0, 1.5, 2.0, 5.0, 10.0)
-"""Budgets, in full runs, at which regret is reported."""
-MOST = 10.0
-"""Full runs that a search may spend. One that has not got there by then counts as ``math.inf``."""
+RUNS = (1.0, 1.5, 2.0, 5.0, 10.0)
+"""Full runs spent at which regret is reported."""
+TIMES = (1.0, 1.5, 2.0, 2.5, 5.0, 10.0)
+"""Times at which regret is reported, in lengths of a run."""
+MOST_RUNS, LONGEST = 10.0, 2.5
+"""What a search may spend: so many full runs, or what all slots train in so many lengths of a run, if that is more."""
 TOP = 0.25
 """The seed noise is taken over this share of the schedules, the best."""
 FAILED = 0.1
@@ -51,7 +53,23 @@ class Standard:
 
     @cached_property
     def mean(self) -> dict[Schedule, float]:
-        return dict(zip(self.table.grid, self.table.means.tolist(), strict=True))
+        """The final losses of the grid and of the baselines, averaged over the seeds."""
+        grid = dict(zip(self.table.grid, self.table.means.tolist(), strict=True))
+        return {schedule: self._mean(schedule) for schedule in self.table.baselines} | grid
+
+    def _mean(self, schedule: Schedule) -> float:
+        losses = [self.table.traces[schedule, seed].evaluations[-1].val_loss for seed in self.table.seeds]
+        return float(np.mean(losses)) if np.isfinite(losses).all() else math.inf
+
+    @property
+    def current(self) -> Schedule:
+        """What is used today: today's rate without a warm-up."""
+        return self.table.baselines[0]
+
+    @cached_property
+    def truth(self) -> str:
+        """The verdict that is right: *tuned* where the best is better than every baseline by more than the noise."""
+        return "tuned" if self.best < min(self.mean[s] for s in self.table.baselines) - self.noise else "tie"
 
     def regret(self, schedule: Schedule) -> float:
         """How much worse than the best a schedule is, averaged over the seeds, in units of the seed noise."""
@@ -74,38 +92,70 @@ class Standard:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A search's would-be result changed.
+
+    Args:
+        runs: full runs spent by then.
+        time: lengths of a run since the search began.
+        regret: of the new result, in units of the seed noise.
+    """
+
+    runs: float
+    time: float
+    regret: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How one search went.
 
     Args:
-        cost: full runs spent until the schedule it would return was within the seed noise of the best.
-        regrets: ``(full runs spent, regret in units of the noise)`` whenever what it would return changed.
+        changes: of what it would return, in order.
         spent: full runs, in all.
         unstable: share of the steps that went into trials that were or would have become unstable.
     """
 
-    cost: float
-    regrets: tuple[tuple[float, float], ...]
+    changes: tuple[Change, ...]
     spent: float
     unstable: float
 
-    def regret_at(self, budget: float) -> float:
+    @property
+    def runs_until_within(self) -> float:
+        """Full runs until what it would return was within the seed noise of the best; infinite where it never was."""
+        return next((change.runs for change in self.changes if change.regret <= 1.0), math.inf)
+
+    @property
+    def time_until_within(self) -> float:
+        """The same in lengths of a run."""
+        return next((change.time for change in self.changes if change.regret <= 1.0), math.inf)
+
+    def regret_at_runs(self, runs: float) -> float:
         """Its regret after so many full runs; infinite before the first trial has ended."""
-        return next((regret for spent, regret in reversed(self.regrets) if spent <= budget), math.inf)
+        return next((change.regret for change in reversed(self.changes) if change.runs <= runs), math.inf)
+
+    def regret_at_time(self, time: float) -> float:
+        """Its regret after so many lengths of a run; infinite before the first trial has ended."""
+        return next((change.regret for change in reversed(self.changes) if change.time <= time), math.inf)
+
+
+def budget(slots: int) -> float:
+    """Full runs that a search may spend; a segment that starts before they are spent counts to its end."""
+    return max(MOST_RUNS, LONGEST * slots)
 
 
 def outcome(standard: Standard, objective: Objective, seed: int) -> Outcome:
     """Judges what a method has done to an objective under one of the table's seeds."""
     horizon = objective.horizon
-    regrets: list[tuple[float, float]] = []
+    changes: list[Change] = []
     best = math.inf
-    for done in objective.completions:
-        if done.loss < best and done.spent <= MOST * horizon:
+    for done in sorted(objective.completions, key=lambda completion: completion.time):
+        spent = objective.spent_by(done.time)
+        if done.loss < best:
             best = done.loss
-            regrets.append((done.spent / horizon, standard.regret(done.schedule)))
-    cost = next((spent for spent, regret in regrets if regret <= 1.0), math.inf)
+            changes.append(Change(spent / horizon, done.time / horizon, standard.regret(done.schedule)))
     wasted = sum(steps for schedule, steps in objective.trained.items() if (schedule, seed) in standard.unstable)
-    return Outcome(cost, tuple(regrets), objective.spent / horizon, wasted / max(1, objective.spent))
+    return Outcome(tuple(changes), objective.spent / horizon, wasted / max(1, objective.spent))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -114,15 +164,28 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """A method's figures on one table."""
-    costs = [item.cost for item in outcomes]
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median and the 90th percentile."""
+    return {"median": quantile(values, 0.5), "p90": quantile(values, 0.9)}
+
+
+def summary(outcomes: Sequence[Outcome], slots: int) -> dict[str, Any]:
+    """A method's figures on one table with so many slots; see docs/search.md."""
+    most = budget(slots)
+    times = [time for time in TIMES if time <= most / slots]
+    ticks = np.linspace(0.0, most, 41)[1:].tolist()
     return {
-        "searches": len(outcomes),
-        "cost_median": quantile(costs, 0.5),
-        "cost_p90": quantile(costs, 0.9),
-        "unstable": float(np.mean([item.unstable for item in outcomes])),
+        "budget": most,
+        "runs_until_within": spread([item.runs_until_within for item in outcomes]),
+        "time_until_within": spread([item.time_until_within for item in outcomes]),
+        "regret_at_runs": {f"{x:g}": spread([item.regret_at_runs(x) for item in outcomes]) for x in RUNS},
+        "regret_at_time": {f"{x:g}": spread([item.regret_at_time(x) for item in outcomes]) for x in times},
         "spent": quantile([item.spent for item in outcomes], 0.5),
-        "regret": {str(budget): quantile([o.regret_at(budget) for o in outcomes], 0.5) for budget in BUDGETS},
-        "regret_p90": {str(budget): quantile([o.regret_at(budget) for o in outcomes], 0.9) for budget in BUDGETS},
+        "unstable": float(np.mean([item.unstable for item in outcomes])),
+        "curve": {
+            "runs": ticks,
+            "regret_at_runs": [quantile([item.regret_at_runs(x) for item in outcomes], 0.5) for x in ticks],
+            "time": [x / slots for x in ticks],
+            "regret_at_time": [quantile([item.regret_at_time(x / slots) for item in outcomes], 0.5) for x in ticks],
+        },
     }

@@ -1,16 +1,18 @@
 """What a method may ask of a task, and what it is charged for: a table's traces, or real training.
 
 A method trains trials of the grid's schedules, as far as it likes, and goes on with them later. Every optimizer step is
-counted once. The schedule that a method would return is, at any time, the one with the best final loss among those it
-has trained to the end.
+counted once. Training takes simulated time, a unit of it a step; what runs beside each other is in different slots. The
+schedule that a method would return is, at any time, the one with the best final loss among those it has trained to the
+end.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from autowarmup.search.probe import ramp
 from autowarmup.training.task import ModelTask
 from autowarmup.training.trace import Trace
 from autowarmup.training.trial import ModelTrial
+from benchmarks.search.slots import Slots
+from benchmarks.search.snapping import nearest
 from benchmarks.search.tables import Table
 
 Plan = tuple[int, int, str, str]
@@ -33,9 +37,9 @@ class BudgetSpent(Exception):  # noqa: N818 - an end, not an error
 
 @dataclass(frozen=True)
 class Completion:
-    """A trial that got to its horizon: what had been spent by then, in steps; its schedule; its final loss."""
+    """A trial that got to its horizon: at what time, its schedule, its final loss."""
 
-    spent: int
+    time: int
     schedule: Schedule
     loss: float
 
@@ -46,31 +50,44 @@ class Objective(ABC):
     Args:
         name: of the task.
         grid: the schedules that may be tried.
+        baselines: those that need no search; the first is the one that is used today.
         current_peak: the rate that the task's optimizer comes with.
         beta2: the optimizer's second-moment decay.
+        trivial_loss: of the task, where it is known.
         budget: steps that the method may spend.
+        slots: where its trials run; left out, one after the other.
 
     Attributes:
-        spent: steps trained so far.
-        completions: the trials that got to their horizon, in order.
+        spent: steps of all segments that were started.
+        completions: the trials that get to their horizon, in the order in which their last segments started.
     """
 
     def __init__(
-        self, name: str, grid: tuple[Schedule, ...], current_peak: float, beta2: float, trivial_loss: float | None,
+        self,
+        name: str,
+        grid: tuple[Schedule, ...],
+        baselines: tuple[Schedule, ...],
+        current_peak: float,
+        beta2: float,
+        trivial_loss: float | None,
         budget: int,
-    ) -> None:  # fmt: skip
-        self.name, self.grid, self.current_peak, self.beta2 = name, grid, current_peak, beta2
-        self.trivial_loss = trivial_loss
+        slots: Slots[Any] | None = None,
+    ) -> None:
+        self.name, self.grid, self.baselines = name, grid, baselines
+        self.current_peak, self.beta2, self.trivial_loss = current_peak, beta2, trivial_loss
         self.horizon = grid[0].horizon
         self.eval_every = validation_interval(self.horizon)
-        self.budget = budget
+        self.budget, self.slots = budget, slots or Slots(1)
         self.spent = 0
         self.completions: list[Completion] = []
-        self._known: dict[Schedule, Trace] = {}
-        self._over: set[Schedule] = set()
+        self._segments: list[tuple[int, int]] = []
+        self._known: dict[Hashable, Trace] = {}
+        self._ends: dict[Hashable, int] = {}
+        self._steps: dict[Schedule, int] = {}
+        self._over: set[Hashable] = set()
         self.peaks = tuple(sorted({schedule.peak for schedule in grid}))
         self.durations = tuple(sorted({schedule.warmup_steps for schedule in grid}))
-        self.shapes = tuple(dict.fromkeys(s.shape.kind for s in grid if s.warmup_steps))
+        self.shapes = tuple(dict.fromkeys(s.shape.kind for s in grid if s.warmup_steps)) or ("linear",)
         self.decays = tuple(dict.fromkeys(schedule.decay.kind for schedule in grid))
         self._places: dict[Plan, Schedule] = {}
         for schedule in grid:
@@ -79,40 +96,68 @@ class Objective(ABC):
                 self._places[*place, shape, schedule.decay.kind] = schedule
 
     def schedule(self, plan: Plan) -> Schedule:
-        """The grid's schedule at a place. Without a warm-up the shape makes no difference."""
+        """The grid's schedule at a place, or the nearest where the grid has none there. Without a warm-up the shape
+        makes no difference."""
+        if plan not in self._places:
+            peak, duration, shape, decay = plan
+            steps = self.durations[duration]
+            settings: dict[str, Any] = {"warmup_steps": steps, "shape": shape} if steps else {}
+            wanted = Schedule(peak=self.peaks[peak], horizon=self.horizon, decay=decay, **settings)
+            self._places[plan] = nearest(wanted, self.grid)
         return self._places[plan]
 
-    def train(self, schedule: Schedule, until: int, stop: Callable[[Trace], Instability | None] | None = None) -> Trace:
+    def snapped(self, schedule: Schedule) -> Schedule:
+        """The nearest schedule that can be trained here: itself, where it is one of the grid or of the baselines."""
+        known = (*self.grid, *self.baselines)
+        return schedule if schedule in known else nearest(schedule, known)
+
+    def train(
+        self,
+        schedule: Schedule,
+        until: int,
+        stop: Callable[[Trace], Instability | None] | None = None,
+        trial: Hashable = None,
+    ) -> Trace:
         """Trains a schedule's trial on to step ``until``; its trace from the start.
 
         The trace ends early where the loss is not finite, or where ``stop``, which sees what is new, finds an
         instability. Steps that were trained before are not charged again, not even where a method proposes the same
-        schedule twice: that is in favour of methods that do.
+        schedule twice: that is in favour of methods that do. A method that tells its trials apart names the ``trial``.
 
         Raises:
             BudgetSpent: the budget is spent before that.
         """
-        known = self._known.get(schedule, Trace.empty())
-        if until > known.end and schedule not in self._over:
+        key = schedule if trial is None else trial
+        known = self._known.get(key, Trace.empty())
+        if until > known.end and key not in self._over:
             if self.spent >= self.budget:
                 raise BudgetSpent
             start = known.end
-            for block in self._blocks(schedule, start, until):
+            for block in self._blocks(schedule, start, until, key):
                 end = self._end(block, stop)
                 known = Trace.join([known, block if end is None else cut(block, end)])
                 if end is not None:
-                    self._over.add(schedule)
+                    self._over.add(key)
                     break
-            self.charge(known.end - start)
-            self._known[schedule] = known
-            if known.end == schedule.horizon and schedule not in self._over:
-                self.completions.append(Completion(self.spent, schedule, known.evaluations[-1].val_loss))
+            self._ends[key] = self.charge(known.end - start, self.end(key))
+            self._steps[schedule] = self._steps.get(schedule, 0) + known.end - start
+            self._known[key] = known
+            if known.end == schedule.horizon and key not in self._over:
+                self.completions.append(Completion(self._ends[key], schedule, known.evaluations[-1].val_loss))
         return cut(known, until)
+
+    def end(self, trial: Hashable) -> int:
+        """The time at which a trial has got as far as it was trained: ``now`` at the earliest."""
+        return max(self.slots.now, self._ends.get(trial, 0))
 
     @property
     def trained(self) -> dict[Schedule, int]:
         """Steps trained of each schedule."""
-        return {schedule: trace.end for schedule, trace in self._known.items()}
+        return dict(self._steps)
+
+    def spent_by(self, time: int) -> int:
+        """Steps spent by a time; of segments that were still running, what they had done."""
+        return sum(min(end, time) - begin for begin, end in self._segments if begin < time)
 
     @staticmethod
     def _end(block: Trace, stop: Callable[[Trace], Instability | None] | None) -> int | None:
@@ -124,23 +169,28 @@ class Objective(ABC):
         unvalidated = [c.step for c in block.evaluations if not math.isfinite(c.val_loss)]
         return min([step + 1 for step in broken] + unvalidated, default=None)
 
-    def charge(self, steps: int) -> None:
-        """Counts steps spent elsewhere, as on a probe."""
+    def charge(self, steps: int, begin: int | None = None) -> int:
+        """Counts the steps of a segment, as of a probe, which begins now if not later; the time at which it ends."""
+        begin = self.slots.now if begin is None else begin
+        self._segments.append((begin, begin + steps))
         self.spent += steps
+        return begin + steps
 
     @abstractmethod
     def ramp(self, steps: int) -> Trace:
         """The whole trace of an exponential ramp of the rate over that many steps; the caller charges what it uses."""
 
     @abstractmethod
-    def _blocks(self, schedule: Schedule, start: int, until: int) -> Iterator[Trace]: ...
+    def _blocks(self, schedule: Schedule, start: int, until: int, trial: Hashable) -> Iterator[Trace]: ...
 
 
 class TableObjective(Objective):
     """A table's task under one of the table's seeds."""
 
-    def __init__(self, table: Table, seed: int, budget: int) -> None:
-        super().__init__(table.name, table.grid, table.current_peak, table.beta2, table.trivial_loss, budget)
+    def __init__(self, table: Table, seed: int, budget: int, slots: Slots[Any] | None = None) -> None:
+        super().__init__(
+            table.name, table.grid, table.baselines, table.current_peak, table.beta2, table.trivial_loss, budget, slots
+        )
         self.table, self.seed = table, seed
 
     def ramp(self, steps: int) -> Trace:
@@ -148,7 +198,7 @@ class TableObjective(Objective):
         nearest = min(self.table.ramps, key=lambda schedule: abs(schedule.horizon - steps))
         return self.table.traces[nearest, self.seed]
 
-    def _blocks(self, schedule: Schedule, start: int, until: int) -> Iterator[Trace]:
+    def _blocks(self, schedule: Schedule, start: int, until: int, trial: Hashable) -> Iterator[Trace]:
         yield between(self.table.traces[schedule, self.seed], start, until)
 
 
@@ -170,17 +220,20 @@ def cut(trace: Trace, until: int) -> Trace:
 
 
 class LiveObjective(Objective):
-    """A task under one seed, really trained; trials wait in memory between their parts."""
+    """A table's task under one seed, really trained; trials wait in memory between their parts."""
 
-    def __init__(self, task: ModelTask, name: str, grid: tuple[Schedule, ...], seed: int, budget: int) -> None:
-        super().__init__(name, grid, task.current_peak, task.beta2, task.trivial_loss, budget)
+    def __init__(self, task: ModelTask, table: Table, seed: int, budget: int) -> None:
+        super().__init__(
+            table.name, table.grid, table.baselines, task.current_peak, task.beta2, task.trivial_loss, budget
+        )
         self.task, self.seed = task, seed
-        self._running: dict[Schedule, ModelTrial] = {}
+        self._running: dict[Hashable, ModelTrial] = {}
 
     def ramp(self, steps: int) -> Trace:
-        return Trace.join(list(self._blocks(ramp(self.current_peak, steps), 0, steps)))
+        probe = ramp(self.current_peak, steps)
+        return Trace.join(list(self._blocks(probe, 0, steps, probe)))
 
-    def _blocks(self, schedule: Schedule, start: int, until: int) -> Iterator[Trace]:
-        if schedule not in self._running:
-            self._running[schedule] = self.task.trial(schedule, self.seed, self.eval_every, None)
-        yield from self._running[schedule].run(until)
+    def _blocks(self, schedule: Schedule, start: int, until: int, trial: Hashable) -> Iterator[Trace]:
+        if trial not in self._running:
+            self._running[trial] = self.task.trial(schedule, self.seed, self.eval_every, None)
+        yield from self._running[trial].run(until)

@@ -1,75 +1,107 @@
-"""autowarmup's own search on an objective: the decisions of :class:`autowarmup.search.search.Search`, over the grid."""
+"""autowarmup on a table: the decisions of :class:`autowarmup.search.search.Search`, carried out in simulated time."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-
-import numpy as np
+from dataclasses import dataclass
 
 from autowarmup.engines.segment import first_fatal
 from autowarmup.instability.instability import Instability
 from autowarmup.instability.monitor import Detectors, Monitor
-from autowarmup.schedule.ranges import PeakRange
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
-from autowarmup.search.candidates import Candidate, Candidates
-from autowarmup.search.config import TuneConfig, verdict_runs
+from autowarmup.search.config import TuneConfig
 from autowarmup.search.decisions import Arrival, Conclusion, Decisions, Start, Wait
 from autowarmup.search.search import Search
-from autowarmup.search.surrogate import LENGTHS, features
 from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.search.verdict import Verdict
 from autowarmup.seeds import derive_seed
 from autowarmup.training.trace import Trace
 from benchmarks.search.objective import BudgetSpent, Objective, TableObjective, between, cut
+from benchmarks.search.slots import Slots
+from benchmarks.search.snapping import GridCandidates
 from benchmarks.search.tables import Table
 
-POOL = 0.6
-"""Share of the grid that a search may choose from, drawn by its seed, as the search draws its pool from a space."""
+CONFIRM_SEEDS: int = TuneConfig.model_fields["confirm_seeds"].default
 
 
-class GridCandidates(Candidates):
-    """A search's candidates, snapped to a part of the grid."""
+def autowarmup(objective: Objective, seed: int) -> None:
+    """The search alone: it ends where the first confirming run would start, or where the budget is spent."""
+    config = configured(
+        objective, seed, objective.budget + TuneConfig.default_budget(objective.horizon, CONFIRM_SEEDS), CONFIRM_SEEDS
+    )
+    search = Search(config, GridCandidates(config, objective.grid), slots=objective.slots.number)
+    watched = Watched(objective)
 
-    def __init__(self, config: TuneConfig, grid: Sequence[Schedule]) -> None:
-        super().__init__(config)
-        chosen = np.random.default_rng(config.seed).permutation(len(grid))[: round(POOL * len(grid))]
-        self._grid = [Candidate(grid[i], {}) for i in sorted(chosen.tolist())]
+    def answer(spec: TrialSpec, start: int, until: int) -> SegmentResult:
+        if spec.role == "confirmation":
+            raise BudgetSpent
+        return watched(spec, start, until)
 
-    def pool(self, peaks: PeakRange) -> list[Candidate]:
-        return list(self._grid)
-
-    def starts(self, expected: float, peaks: PeakRange, count: int) -> list[Candidate]:
-        wanted = super().starts(expected, peaks, count)
-        snapped = [min(self._grid, key=lambda c: _distance(c.schedule, start.schedule)) for start in wanted]
-        return list(dict.fromkeys(snapped))
-
-
-class Exploration(Search):
-    """The search alone, without the verdict."""
-
-    def decisions(self) -> Decisions:
-        expected = yield from self._expected_peak()
-        yield from self._exploration(expected, self._peak_range(expected))
-        return None  # type: ignore[return-value]
+    with suppress(BudgetSpent):
+        carry_out(search.decisions(), answer, objective.slots)
 
 
-def _distance(first: Schedule, second: Schedule) -> float:
-    near = np.subtract(features(first), features(second)) / LENGTHS[:4]
-    return float((near**2).sum())
+@dataclass(frozen=True)
+class Answer:
+    """What a whole study comes to.
+
+    Args:
+        verdict: its verdict.
+        schedule: what it hands back, as the table has it; None where nothing is stable.
+        runs: full runs spent.
+        time: how long it took, in lengths of a run.
+    """
+
+    verdict: Verdict
+    schedule: Schedule | None
+    runs: float
+    time: float
 
 
-def configured(objective: Objective, seed: int, confirm_seeds: int = 3) -> TuneConfig:
-    """What ``autotune`` would make of the task, with the objective's budget for the search alone."""
-    horizon = objective.horizon
+def study(table: Table, number: int, slots: int = 1) -> Answer:
+    """A whole study on a table, with the default budget.
+
+    One of the table's seeds, in turn, is the search's; those after it are the fresh seeds of the confirmation. Where
+    there are fewer of these than a study wants pairs, it makes fewer pairs; where there is only one, the search's own
+    is the second.
+    """
+    turn = number % len(table.seeds)
+    own = table.seeds[turn]
+    fresh = [*table.seeds[turn + 1 :], *table.seeds[:turn]]
+    fresh = (fresh if len(fresh) > 1 else [*fresh, own])[:CONFIRM_SEEDS]
+    clock: Slots[SegmentResult] = Slots(slots)
+    objectives = {seed: TableObjective(table, seed, 1000 * table.horizon, clock) for seed in table.seeds}
+    budget = TuneConfig.default_budget(table.horizon, len(fresh))
+    config = configured(objectives[own], number, budget, len(fresh))
+    search = Search(config, GridCandidates(config, table.grid), slots=slots)
+    seeds = {derive_seed(config.seed, "confirmation", i): seed for i, seed in enumerate(fresh)}
+    answers = {seed: Watched(objective) for seed, objective in objectives.items()}
+
+    def answer(spec: TrialSpec, start: int, until: int) -> SegmentResult:
+        return answers[seeds.get(spec.seed, own)](spec, start, until)
+
+    verdict = carry_out(search.decisions(), answer, clock).verdict
+    schedule = None if verdict.schedule is None else objectives[own].snapped(verdict.schedule)
+    spent = sum(objective.spent_by(clock.now) for objective in objectives.values())
+    return Answer(verdict, schedule, spent / table.horizon, clock.now / table.horizon)
+
+
+def configured(objective: Objective, seed: int, budget: int, confirm_seeds: int) -> TuneConfig:
+    """What ``autotune`` would make of the task. The first baseline, which is today's schedule, fixes the decay of the
+    schedules that need no search: the first of the space."""
+    today = objective.baselines[0].decay.kind
+    finals = [schedule.final_factor for schedule in objective.grid]
     return TuneConfig(
-        total_steps=horizon,
-        budget=objective.budget + (verdict_runs(confirm_seeds) + 1) * horizon,
+        total_steps=objective.horizon,
+        budget=budget,
         space=SearchSpace(
             shapes=objective.shapes,
             warmup={"low": 0, "high": max(objective.durations)},
-            decay=objective.decays,
+            decay=sorted(objective.decays, key=lambda kind: kind != today),
+            final_factor={"low": min(finals), "high": max(finals)},
         ),
         seed=seed,
         current_peak=objective.current_peak,
@@ -77,14 +109,6 @@ def configured(objective: Objective, seed: int, confirm_seeds: int = 3) -> TuneC
         confirm_seeds=confirm_seeds,
         trivial_loss=objective.trivial_loss,
     )
-
-
-def autowarmup(objective: Objective, seed: int) -> None:
-    """Searches until the search settles or the budget is spent."""
-    config = configured(objective, seed)
-    search = Exploration(config, GridCandidates(config, objective.grid))
-    with suppress(BudgetSpent):
-        carry_out(search.decisions(), Watched(objective))
 
 
 class Watched:
@@ -106,18 +130,30 @@ class Watched:
             return found
 
         if spec.role == "probe":
-            trace = self.objective.ramp(until)
+            trace = cut(self.objective.ramp(until), until)
             found = stop(trace)
             trace = trace if found is None else cut(trace, found.detected + 1)
             self.objective.charge(len(trace))
         else:
-            trace = self.objective.train(spec.schedule, until, stop)
+            schedule = self.objective.snapped(spec.schedule)
+            trace = self.objective.train(schedule, until, stop, trial=spec.number)
         part = between(trace, start, trace.end)
         return SegmentResult(spec.number, until, part, fatal[0] if fatal else None)
 
 
-def carry_out(decisions: Decisions, answer: Callable[[TrialSpec, int, int], SegmentResult]) -> Conclusion:
-    """Answers a search's decisions to its end: one slot, one segment after the other."""
+def carry_out(
+    decisions: Decisions, answer: Callable[[TrialSpec, int, int], SegmentResult], slots: Slots[SegmentResult]
+) -> Conclusion:
+    """Answers a search's decisions to its end, in simulated time.
+
+    A segment starts as soon as a slot is free, in the order in which the search started them, and occupies it for as
+    long as it has steps. Segments arrive in the order of their ends.
+
+    Args:
+        decisions: of the search.
+        answer: takes a trial, the step that it has got to, and the step to train it to; what comes of that.
+        slots: how many segments run at once, and the time.
+    """
     ends: dict[int, int] = {}
     started: deque[Start] = deque()
     arrival: Arrival | None = None
@@ -129,33 +165,13 @@ def carry_out(decisions: Decisions, answer: Callable[[TrialSpec, int, int], Segm
                 case Start():
                     started.append(decision)
                 case Wait():
-                    segment = started.popleft()
-                    result = answer(segment.spec, ends.get(segment.spec.number, 0), segment.until)
-                    ends[segment.spec.number] = result.trace.end
-                    arrival = Arrival(result, 1)
+                    while started and slots.free:
+                        segment = started.popleft()
+                        number = segment.spec.number
+                        result = answer(segment.spec, ends.get(number, 0), segment.until)
+                        ends[number] = result.trace.end
+                        slots.start(result, slots.now + len(result.trace))
+                    arrival = Arrival(slots.wait(), slots.number)
     except StopIteration as stop:
         conclusion: Conclusion = stop.value
         return conclusion
-
-
-def verdict(table: Table, number: int) -> tuple[str, Schedule | None, float]:
-    """A whole study on a table, with the default budget: its verdict, its schedule, and the full runs spent.
-
-    One of the table's seeds, in turn, is the search's; the others are the fresh seeds of the confirmation.
-    """
-    own = table.seeds[number % len(table.seeds)]
-    others = [seed for seed in table.seeds if seed != own]
-    objective = TableObjective(table, own, 100 * table.horizon)
-    config = configured(objective, number, confirm_seeds=len(others))
-    config = config.model_copy(update={"budget": TuneConfig.default_budget(table.horizon, len(others))})
-    search = Search(config, GridCandidates(config, table.grid))
-    fresh = {derive_seed(config.seed, "confirmation", i): seed for i, seed in enumerate(others)}
-    objectives = {seed: TableObjective(table, seed, 100 * table.horizon) for seed in others}
-    answers = {seed: Watched(objectives[seed]) for seed in others} | {own: Watched(objective)}
-
-    def answer(spec: TrialSpec, start: int, until: int) -> SegmentResult:
-        return answers[fresh.get(spec.seed, own)](spec, start, until)
-
-    conclusion = carry_out(search.decisions(), answer)
-    found = conclusion.verdict
-    return found.kind, found.schedule, search.spent / table.horizon

@@ -1,8 +1,9 @@
 """General tuners, each as its own documentation recommends, over the same space and with every step counted.
 
 All of them search the grid: the peak and the duration as numbers of their places (so the peak is on a log scale), shape
-and decay as categories. The fidelity is the checkpoint, 1 to 20. They see the raw validation loss; ranking unfinished
+and decay as categories. The fidelity is the evaluation, 1 to 20. They see the raw validation loss; ranking unfinished
 trials by anything else is not their idea. A trial goes on where it stopped, so a promotion costs the new steps only.
+All are asynchronous: a slot that is free gets a new trial at once.
 
 What a method returns is the trial with the best final loss. A trial whose loss stops being finite ends there, at the
 price of the steps it made, though neither Ray nor Syne Tune would stop it by themselves.
@@ -24,57 +25,42 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search.objective import Objective, Plan
-
-Method = Callable[[Objective, int], None]
-
-PROPOSALS = 400
-"""Trials that a method may start; more than any budget here allows."""
-
-
-def validation(objective: Objective, plan: Plan, checkpoint: int) -> float:
-    """Trains on to a checkpoint (counted from 1); its raw validation loss, NaN where the training broke."""
-    until = min(checkpoint * objective.eval_every, objective.horizon)
-    trace = objective.train(objective.schedule(plan), until)
-    if trace.end < until or not trace.checkpoints or not math.isfinite(trace.loss[-1]):
-        return math.nan
-    loss = trace.checkpoints[-1].val_loss
-    return loss if math.isfinite(loss) else math.nan
-
-
-def last_checkpoint(objective: Objective) -> int:
-    """The number of checkpoints of a run: 20."""
-    return math.ceil(objective.horizon / objective.eval_every)
+from benchmarks.search.play import Method, Trial, last_evaluation, play
 
 
 def random(objective: Objective, seed: int) -> None:
     """Random search: whole runs of schedules drawn evenly."""
     rng = np.random.default_rng(seed)
-    for _ in range(PROPOSALS):
+
+    def start(number: int) -> Trial:
         plan = (
             int(rng.integers(len(objective.peaks))),
             int(rng.integers(len(objective.durations))),
             str(rng.choice(objective.shapes)),
             str(rng.choice(objective.decays)),
         )
-        validation(objective, plan, last_checkpoint(objective))
+        yield plan, last_evaluation(objective)
+
+    play(objective, start)
 
 
 # --- Optuna -----------------------------------------------------------------------------------------------
 
 
 def optuna_tpe_hyperband(objective: Objective, seed: int) -> None:
-    """TPE with Hyperband, the pair that Optuna's user guide names as the best for TPE."""
+    """TPE with Hyperband, the pair that Optuna's user guide names as the best for TPE. With several slots the sampler
+    takes account of running trials (``constant_liar``), which its documentation recommends for parallel searches."""
     import optuna
 
-    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=last_checkpoint(objective), reduction_factor=3)
-    _optuna(objective, seed, optuna.samplers.TPESampler(seed=seed), pruner)
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=last_evaluation(objective), reduction_factor=3)
+    _optuna(objective, seed, _tpe(objective, seed), pruner)
 
 
 def optuna_tpe_median(objective: Objective, seed: int) -> None:
     """TPE with the median pruner, Optuna's default pruner."""
     import optuna
 
-    _optuna(objective, seed, optuna.samplers.TPESampler(seed=seed), optuna.pruners.MedianPruner())
+    _optuna(objective, seed, _tpe(objective, seed), optuna.pruners.MedianPruner())
 
 
 def optuna_gp(objective: Objective, seed: int) -> None:
@@ -90,10 +76,11 @@ def _optuna(objective: Objective, seed: int, sampler: Any, pruner: Any) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Hyperband picks a trial's bracket by a hash of the study's name and the trial's number.
     study = optuna.create_study(sampler=sampler, pruner=pruner, study_name=f"seed {seed}")
-    last = last_checkpoint(objective)
+    last = last_evaluation(objective)
     pruning = not isinstance(pruner, optuna.pruners.NopPruner)
 
-    def run(trial: Any) -> float:
+    def start(number: int) -> Trial:
+        trial = study.ask()
         plan = (
             trial.suggest_int("peak", 0, len(objective.peaks) - 1),
             trial.suggest_int("duration", 0, len(objective.durations) - 1),
@@ -103,19 +90,26 @@ def _optuna(objective: Objective, seed: int, sampler: Any, pruner: Any) -> None:
         if not pruning:
             # Optuna counts NaN as a failure, from which no sampler learns. The GP takes no notice of pruned trials
             # either, but it clips infinities to the worst finite value.
-            loss = validation(objective, plan, last)
-            return math.inf if math.isnan(loss) else loss
-        for checkpoint in range(1, last + 1):
-            loss = validation(objective, plan, checkpoint)
-            if math.isnan(loss):
-                # As a failure TPE would not learn from it; as a pruned trial it counts among the bad ones.
-                raise optuna.TrialPruned
-            trial.report(loss, checkpoint)
-            if checkpoint < last and trial.should_prune():
-                raise optuna.TrialPruned
-        return loss
+            loss = yield plan, last
+            study.tell(trial, math.inf if math.isnan(loss) else loss)
+            return
+        for evaluation in range(1, last + 1):
+            loss = yield plan, evaluation
+            if not math.isnan(loss):
+                trial.report(loss, evaluation)
+            # As a failure TPE would not learn from a broken trial; as a pruned one it counts among the bad ones.
+            if math.isnan(loss) or (evaluation < last and trial.should_prune()):
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                return
+        study.tell(trial, loss)
 
-    study.optimize(run, n_trials=PROPOSALS)
+    play(objective, start)
+
+
+def _tpe(objective: Objective, seed: int) -> Any:
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=seed, constant_liar=objective.slots.number > 1)
 
 
 # --- Ray Tune and Syne Tune -------------------------------------------------------------------------------
@@ -123,35 +117,36 @@ def _optuna(objective: Objective, seed: int, sampler: Any, pruner: Any) -> None:
 
 def control(
     objective: Objective,
-    start: Callable[[int], Plan],
+    suggest: Callable[[int], Plan],
     tell: Callable[[int, int, float], bool],
     fail: Callable[[int, int, float], None],
 ) -> None:
-    """Plays a tuner's controller, one trial at a time.
-
-    What counts here is steps. More trials at once would be faster by the clock, but each would start and be judged
-    knowing less: with four, ASHA had no finished trial before two whole runs, and hardly ever did better.
+    """Plays a tuner's controller.
 
     Args:
         objective: is trained.
-        start: the plan for a trial of that number.
-        tell: takes a trial's number, a checkpoint and the loss there; whether the trial goes on.
+        suggest: the plan for a trial of that number.
+        tell: takes a trial's number, an evaluation and the loss there; whether the trial goes on.
         fail: the same for a trial whose training broke, with the worst loss that any trial has shown so far (losses of
             untrained models included): neither Ray nor Syne Tune documents what to report, NaN confuses both, and a
             trial that isn't reported at all teaches their searchers nothing.
     """
     worst = -math.inf
-    for number in range(PROPOSALS):
-        plan = start(number)
-        for checkpoint in range(1, last_checkpoint(objective) + 1):
-            loss = validation(objective, plan, checkpoint)
+
+    def start(number: int) -> Trial:
+        nonlocal worst
+        plan = suggest(number)
+        for evaluation in range(1, last_evaluation(objective) + 1):
+            loss = yield plan, evaluation
             if math.isnan(loss):
                 first = float(objective.train(objective.schedule(plan), 1).loss[0])
-                fail(number, checkpoint, max(worst, first) if math.isfinite(first) else worst)
-                break
+                fail(number, evaluation, max(worst, first) if math.isfinite(first) else worst)
+                return
             worst = max(worst, loss)
-            if not tell(number, checkpoint, loss):
-                break
+            if not tell(number, evaluation, loss):
+                return
+
+    play(objective, start)
 
 
 def ray_asha_optuna(objective: Objective, seed: int) -> None:
@@ -164,7 +159,7 @@ def ray_asha_optuna_grace(objective: Objective, seed: int) -> None:
 
     The defaults are ahead where the first 5% of a run tell schedules apart, these where they don't.
     """
-    _ray(objective, seed, grace_period=math.ceil(last_checkpoint(objective) / 10), reduction_factor=3)
+    _ray(objective, seed, grace_period=math.ceil(last_evaluation(objective) / 10), reduction_factor=3)
 
 
 def _ray(objective: Objective, seed: int, grace_period: int, reduction_factor: int) -> None:
@@ -178,7 +173,7 @@ def _ray(objective: Objective, seed: int, grace_period: int, reduction_factor: i
     scheduler = AsyncHyperBandScheduler(
         metric="loss",
         mode="min",
-        max_t=last_checkpoint(objective),
+        max_t=last_evaluation(objective),
         grace_period=grace_period,
         reduction_factor=reduction_factor,
     )
@@ -192,28 +187,28 @@ def _ray(objective: Objective, seed: int, grace_period: int, reduction_factor: i
     trials: dict[int, Any] = {}
     controller: Any = None
 
-    def start(number: int) -> Plan:
+    def suggest(number: int) -> Plan:
         config = searcher.suggest(str(number))
         trials[number] = SimpleNamespace(trial_id=str(number), config=config)
         scheduler.on_trial_add(controller, trials[number])
         return config["peak"], config["duration"], config["shape"], config["decay"]
 
-    def tell(number: int, checkpoint: int, loss: float) -> bool:
-        result = {"loss": loss, "training_iteration": checkpoint}
+    def tell(number: int, evaluation: int, loss: float) -> bool:
+        result = {"loss": loss, "training_iteration": evaluation}
         if scheduler.on_trial_result(controller, trials[number], result) == AsyncHyperBandScheduler.CONTINUE:
             searcher.on_trial_result(str(number), result)
             return True
         complete(number, result)
         return False
 
-    def fail(number: int, checkpoint: int, loss: float) -> None:
-        complete(number, {"loss": loss, "training_iteration": checkpoint})
+    def fail(number: int, evaluation: int, loss: float) -> None:
+        complete(number, {"loss": loss, "training_iteration": evaluation})
 
     def complete(number: int, result: dict[str, Any]) -> None:
         scheduler.on_trial_complete(controller, trials[number], result)
         searcher.on_trial_complete(str(number), result)
 
-    control(objective, start, tell, fail)
+    control(objective, suggest, tell, fail)
 
 
 def syne_tune_asha_cqr(objective: Objective, seed: int) -> None:
@@ -234,7 +229,7 @@ def syne_tune_asha_cqr(objective: Objective, seed: int) -> None:
             space, random_seed=seed, searcher="cqr", update_frequency=4, searcher_kwargs={}
         )
         return AsynchronousSuccessiveHalving(
-            space, metric="loss", searcher=searcher, time_attr="checkpoint", max_t=max_t, random_seed=seed
+            space, metric="loss", searcher=searcher, time_attr="evaluation", max_t=max_t, random_seed=seed
         )
 
     _syne_tune(objective, seed, make)
@@ -245,7 +240,7 @@ def syne_tune_bohb(objective: Objective, seed: int) -> None:
     from syne_tune.optimizer.baselines import BOHB
 
     def make(space: dict[str, Any], max_t: int, seed: int) -> Any:
-        return BOHB(space, metric="loss", time_attr="checkpoint", max_t=max_t, random_seed=seed)
+        return BOHB(space, metric="loss", time_attr="evaluation", max_t=max_t, random_seed=seed)
 
     _syne_tune(objective, seed, make)
 
@@ -264,26 +259,26 @@ def _syne_tune(objective: Objective, seed: int, make: Callable[[dict[str, Any], 
         "shape": choice(list(objective.shapes)),
         "decay": choice(list(objective.decays)),
     }
-    scheduler = make(space, last_checkpoint(objective), seed)
+    scheduler = make(space, last_evaluation(objective), seed)
     trials: dict[int, Any] = {}
 
-    def start(number: int) -> Plan:
+    def suggest(number: int) -> Plan:
         config = scheduler.suggest().config
         trials[number] = Trial(trial_id=number, config=config, creation_time=datetime(2000, 1, 1))
         scheduler.on_trial_add(trials[number])
         return int(config["peak"]), int(config["duration"]), config["shape"], config["decay"]
 
-    def tell(number: int, checkpoint: int, loss: float) -> bool:
-        result = {"loss": loss, "checkpoint": checkpoint}
+    def tell(number: int, evaluation: int, loss: float) -> bool:
+        result = {"loss": loss, "evaluation": evaluation}
         if scheduler.on_trial_result(trials[number], result) == SchedulerDecision.CONTINUE:
             return True
         scheduler.on_trial_remove(trials[number])
         return False
 
-    def fail(number: int, checkpoint: int, loss: float) -> None:
-        scheduler.on_trial_complete(trials[number], {"loss": loss, "checkpoint": checkpoint})
+    def fail(number: int, evaluation: int, loss: float) -> None:
+        scheduler.on_trial_complete(trials[number], {"loss": loss, "evaluation": evaluation})
 
-    control(objective, start, tell, fail)
+    control(objective, suggest, tell, fail)
 
 
 # --- NePS -------------------------------------------------------------------------------------------------
@@ -304,16 +299,19 @@ def neps_priorband(objective: Objective, seed: int) -> None:
         )
         shape = neps.Categorical(objective.shapes, prior=objective.shapes.index("linear"), prior_confidence="medium")
         decay = neps.Categorical(objective.decays, prior=objective.decays.index("cosine"), prior_confidence="medium")
-        checkpoint = neps.IntegerFidelity(1, last_checkpoint(objective))
+        evaluation = neps.IntegerFidelity(1, last_evaluation(objective))
 
     tuner = neps.AskAndTell(neps.algorithms.priorband(Space()))
-    for _ in range(PROPOSALS):
+
+    def start(number: int) -> Trial:
         trial = tuner.ask()
         config = trial.config
         plan = config["peak"], config["duration_number"], config["shape"], config["decay"]
-        loss = validation(objective, plan, config["checkpoint"])
+        loss = yield plan, config["evaluation"]
         # NePS' runtime reports an evaluation that raised as an exception, which counts as an infinite loss.
         tuner.tell(trial, FloatingPointError("the loss is not finite") if math.isnan(loss) else loss)
+
+    play(objective, start)
 
 
 def _seeded(method: Method) -> Method:
@@ -365,8 +363,15 @@ PEERS: dict[str, Method] = {
         neps_priorband,
     )
 }
-SLOW = ("syne_tune_asha_cqr",)
-"""Methods that take many seconds a search."""
+SLOW = (
+    "optuna_tpe_median",
+    "optuna_gp",
+    "ray_asha_optuna",
+    "syne_tune_asha_cqr",
+    "syne_tune_bohb",
+    "neps_priorband",
+)
+"""Methods that run only where they are asked for: they take seconds to minutes a search, or packages of their own."""
 
 ABOUT: dict[str, str] = {
     "random": "random search, whole runs",
