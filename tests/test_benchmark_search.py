@@ -39,9 +39,11 @@ def standard(name: str) -> Standard:
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # attention has no vectorised kernel on the CPU
-@pytest.mark.parametrize("name", ["mlp", "residual-cnn", "autoencoder", "post-norm-gpt"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "residual-cnn", "autoencoder", "post-norm-gpt", "gru", "batch-norm-cnn", "residual-mlp", "muon-gpt"]
+)
 def test_lanes_train_as_trials_do(name: str) -> None:
-    """AdamW and SGD, images and text: losses, norms and validations agree, whatever the other lanes do."""
+    """Every optimizer, images and text: losses, norms and validations agree, whatever the other lanes do."""
     plan = TASKS[name]
     task = plan.task()
     schedules = [

@@ -22,6 +22,7 @@ from autowarmup.training.losses import inferred_loss
 from autowarmup.training.rng import borrowed
 from autowarmup.training.task import ModelTask
 from autowarmup.training.trace import Evaluation, Trace
+from benchmarks.search.optimizers import Lion, Muon, orthogonalized
 
 Weights = dict[str, Tensor]
 """Tensors by name; the first dimension is the lane."""
@@ -73,18 +74,55 @@ class LaneAdamW:
             weight.sub_(first / size * (rate / correction1))
 
 
+class LaneLion:
+    """Lion, as :class:`benchmarks.search.optimizers.Lion` computes it."""
+
+    def __init__(self, betas: tuple[float, float], weight_decay: float) -> None:
+        self.betas, self.weight_decay = betas, weight_decay
+        self._momentum: Weights = {}
+
+    def step(self, weights: Weights, gradients: Weights, rates: Tensor) -> None:
+        beta1, beta2 = self.betas
+        for name, weight in weights.items():
+            momentum = self._momentum.setdefault(name, torch.zeros_like(weight))
+            update = momentum.lerp(gradients[name], 1.0 - beta1).sign_()
+            momentum.lerp_(gradients[name], 1.0 - beta2)
+            rate = _column(rates, weight)
+            weight.mul_(1.0 - rate * self.weight_decay).sub_(update * rate)
+
+
+class LaneMuon:
+    """Muon, as :class:`benchmarks.search.optimizers.Muon` computes it."""
+
+    def __init__(self, momentum: float) -> None:
+        self.momentum = momentum
+        self._momentum: Weights = {}
+
+    def step(self, weights: Weights, gradients: Weights, rates: Tensor) -> None:
+        for name, weight in weights.items():
+            momentum = self._momentum.setdefault(name, torch.zeros_like(weight))
+            momentum.mul_(self.momentum).add_(gradients[name])
+            update = orthogonalized(gradients[name].add(momentum, alpha=self.momentum))
+            weight.sub_(update * _column(rates, weight))
+
+
 def lane_optimizer(optimizer: torch.optim.Optimizer) -> LaneOptimizer:
-    """The optimizer's counterpart for lanes; it must be plain SGD or AdamW with one group of parameters.
+    """The optimizer's counterpart for lanes; it must be plain SGD, AdamW, Lion or Muon with one group of parameters.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of these.
     """
     settings: dict[str, Any] = optimizer.defaults
-    if len(optimizer.param_groups) == 1 and type(optimizer) is torch.optim.AdamW and not settings["amsgrad"]:
+    kind = type(optimizer) if len(optimizer.param_groups) == 1 else None
+    if kind is torch.optim.AdamW and not settings["amsgrad"]:
         return LaneAdamW(settings["betas"], settings["eps"], settings["weight_decay"])
-    if len(optimizer.param_groups) == 1 and type(optimizer) is torch.optim.SGD and not settings["nesterov"]:
+    if kind is torch.optim.SGD and not settings["nesterov"]:
         return LaneSGD(settings["momentum"], settings["weight_decay"])
-    raise ValueError(f"lanes are made for SGD and AdamW with one parameter group, not {optimizer!r}")
+    if kind is Lion:
+        return LaneLion(settings["betas"], settings["weight_decay"])
+    if kind is Muon:
+        return LaneMuon(settings["momentum"])
+    raise ValueError(f"lanes are made for SGD, AdamW, Lion and Muon with one parameter group, not {optimizer!r}")
 
 
 class Lanes:
@@ -102,7 +140,6 @@ class Lanes:
         self.horizon = schedules[0].horizon
         with borrowed():
             self._model = task.recipe.build_model(seed)
-        self._optimizer = lane_optimizer(*task.recipe.build_optimizers(self._model))
         parameters, buffers = stack_module_state([self._model])  # type: ignore[no-untyped-call]
         if buffers:
             raise ValueError("lanes don't support models with buffers")
@@ -110,6 +147,10 @@ class Lanes:
         self._weights = {
             name: weight.detach().expand(lanes, *weight.shape[1:]).contiguous() for name, weight in parameters.items()
         }
+        self._optimizers = [
+            (lane_optimizer(optimizer), optimizer.defaults["lr"] / task.current_peak, self._trained_by(optimizer))
+            for optimizer in task.recipe.build_optimizers(self._model)
+        ]
         self._average = {name: weight.clone() for name, weight in self._weights.items()}
         self._gradients = vmap(grad_and_value(self._loss), in_dims=(0, None))
         self._losses = vmap(self._loss, in_dims=(0, None))
@@ -121,7 +162,9 @@ class Lanes:
         evaluations: list[tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
         for step, batch in enumerate(self._batches()):
             gradients, loss = self._gradients(self._weights, batch)
-            self._optimizer.step(self._weights, gradients, torch.from_numpy(rates[:, step]).float())
+            rate = torch.from_numpy(rates[:, step]).float()
+            for optimizer, ratio, weights in self._optimizers:
+                optimizer.step(weights, gradients, rate * ratio)
             for name, average in self._average.items():
                 average.lerp_(self._weights[name], 9.0 / (step + 11.0))
             losses[:, step] = loss.numpy()
@@ -138,6 +181,11 @@ class Lanes:
             )
             for lane in range(len(self.schedules))
         ]
+
+    def _trained_by(self, optimizer: torch.optim.Optimizer) -> Weights:
+        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        names = [name for name, parameter in self._model.named_parameters() if id(parameter) in trained]
+        return {name: self._weights[name] for name in names}
 
     def _batches(self) -> Iterator[Any]:
         batches = islice(self.task.recipe.data.train.passes(derive_seed(self.seed, "data")), self.horizon)
