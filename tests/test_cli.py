@@ -28,7 +28,7 @@ from autowarmup.errors import TrackingError
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.shell import command_line
 from autowarmup.study.delivery import Delivery
-from autowarmup.study.store import StudyStore
+from autowarmup.study.store import FORMAT, StudyStore
 from autowarmup.training.trace import Trace
 
 ROOT = Path(__file__).parent.parent
@@ -678,7 +678,7 @@ def test_a_study_of_another_schema_is_an_error() -> None:
         assert "another version of autowarmup" in done.stderr
     assert "another version of autowarmup" in tune("loop.py:task").stderr
     with closing(sqlite3.connect("study/study.db")) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {FORMAT}")
     assert "can't be read as a study" in run("show", "study").stderr
 
 
