@@ -71,8 +71,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """The matrices, shape ``(..., rows, columns)``, with singular values near 1, by five Newton-Schulz iterations; those
-    with more rows than columns are scaled up by the root of that ratio."""
+    """The matrices, shape ``(..., rows, columns)``, with singular values near 1, by five Newton-Schulz iterations.
+
+    Matrices with more rows than columns are scaled up by the root of that ratio.
+    """
     rows, columns = matrices.shape[-2:]
     wide = matrices if rows <= columns else matrices.mT
     wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
