@@ -4,7 +4,10 @@ search and its figures of merit do on them what the documentation claims."""
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from benchmarks.search.lanes import Lanes
 from benchmarks.search.merit import Outcome, Standard, quantile
 from benchmarks.search.objective import BudgetSpent, LiveObjective, TableObjective
 from benchmarks.search.ours import autowarmup, verdict
+from benchmarks.search.peers import PEERS
 from benchmarks.search.tables import FOLDER, SUMS, Table, checksums, table_path
 from benchmarks.search.tasks import TASKS
 
@@ -63,6 +67,28 @@ def test_a_table_says_what_training_says() -> None:
     schedule = table.grid[100]
     trace = Trace.join(list(plan.task().trial(schedule, 1, 10, None).run(plan.horizon)))
     assert trace.evaluations[-1].val_loss == pytest.approx(table.traces[schedule, 1].evaluations[-1].val_loss, rel=0.05)
+
+
+def test_a_table_that_is_saved_and_read_is_the_same(tmp_path: Path) -> None:
+    table = standard("mlp").table
+    grid = table.grid[:2]
+    known = {key: trace for key, trace in table.traces.items() if key[0] in (*grid, *table.ramps, *table.baselines)}
+    replace(table, grid=grid, traces=known).save(tmp_path / "small.npz")
+    read = Table.load(tmp_path / "small.npz")
+    assert (read.name, read.grid, read.ramps, read.baselines, read.seeds) == (
+        *(table.name, grid, table.ramps, table.baselines, table.seeds),
+    )
+    for key, trace in known.items():
+        np.testing.assert_allclose(read.traces[key].loss, trace.loss, rtol=1e-3)
+        assert read.traces[key].evaluations == trace.evaluations
+
+
+def test_a_tuner_finds_a_schedule() -> None:
+    """Of the others, the simplest one; `make bench-search` runs them all."""
+    objective = TableObjective(standard("mlp").table, 0, 3 * standard("mlp").table.horizon)
+    with suppress(BudgetSpent):
+        PEERS["random"](objective, 0)
+    assert objective.completions
 
 
 def test_every_step_is_charged_once_and_the_budget_ends_it() -> None:

@@ -31,18 +31,18 @@ PROPOSALS = 400
 """Trials that a method may start; more than any budget here allows."""
 
 
-def validation(objective: Objective, plan: Plan, checkpoint: int) -> float:
-    """Trains on to a checkpoint (counted from 1); its raw validation loss, NaN where the training broke."""
-    until = min(checkpoint * objective.eval_every, objective.horizon)
+def validation(objective: Objective, plan: Plan, evaluation: int) -> float:
+    """Trains on to an evaluation (counted from 1); its raw validation loss, NaN where the training broke."""
+    until = min(evaluation * objective.eval_every, objective.horizon)
     trace = objective.train(objective.schedule(plan), until)
-    if trace.end < until or not trace.checkpoints or not math.isfinite(trace.loss[-1]):
+    if trace.end < until or not trace.evaluations or not math.isfinite(trace.loss[-1]):
         return math.nan
-    loss = trace.checkpoints[-1].val_loss
+    loss = trace.evaluations[-1].val_loss
     return loss if math.isfinite(loss) else math.nan
 
 
-def last_checkpoint(objective: Objective) -> int:
-    """The number of checkpoints of a run: 20."""
+def last_evaluation(objective: Objective) -> int:
+    """The number of evaluations of a run: 20."""
     return math.ceil(objective.horizon / objective.eval_every)
 
 
@@ -56,7 +56,7 @@ def random(objective: Objective, seed: int) -> None:
             str(rng.choice(objective.shapes)),
             str(rng.choice(objective.decays)),
         )
-        validation(objective, plan, last_checkpoint(objective))
+        validation(objective, plan, last_evaluation(objective))
 
 
 # --- Optuna -----------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def optuna_tpe_hyperband(objective: Objective, seed: int) -> None:
     """TPE with Hyperband, the pair that Optuna's user guide names as the best for TPE."""
     import optuna
 
-    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=last_checkpoint(objective), reduction_factor=3)
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=last_evaluation(objective), reduction_factor=3)
     _optuna(objective, seed, optuna.samplers.TPESampler(seed=seed), pruner)
 
 
@@ -90,7 +90,7 @@ def _optuna(objective: Objective, seed: int, sampler: Any, pruner: Any) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Hyperband picks a trial's bracket by a hash of the study's name and the trial's number.
     study = optuna.create_study(sampler=sampler, pruner=pruner, study_name=f"seed {seed}")
-    last = last_checkpoint(objective)
+    last = last_evaluation(objective)
     pruning = not isinstance(pruner, optuna.pruners.NopPruner)
 
     def run(trial: Any) -> float:
@@ -143,7 +143,7 @@ def control(
     worst = -math.inf
     for number in range(PROPOSALS):
         plan = start(number)
-        for checkpoint in range(1, last_checkpoint(objective) + 1):
+        for checkpoint in range(1, last_evaluation(objective) + 1):
             loss = validation(objective, plan, checkpoint)
             if math.isnan(loss):
                 first = float(objective.train(objective.schedule(plan), 1).loss[0])
@@ -164,7 +164,7 @@ def ray_asha_optuna_grace(objective: Objective, seed: int) -> None:
 
     The defaults are ahead where the first 5% of a run tell schedules apart, these where they don't.
     """
-    _ray(objective, seed, grace_period=math.ceil(last_checkpoint(objective) / 10), reduction_factor=3)
+    _ray(objective, seed, grace_period=math.ceil(last_evaluation(objective) / 10), reduction_factor=3)
 
 
 def _ray(objective: Objective, seed: int, grace_period: int, reduction_factor: int) -> None:
@@ -178,7 +178,7 @@ def _ray(objective: Objective, seed: int, grace_period: int, reduction_factor: i
     scheduler = AsyncHyperBandScheduler(
         metric="loss",
         mode="min",
-        max_t=last_checkpoint(objective),
+        max_t=last_evaluation(objective),
         grace_period=grace_period,
         reduction_factor=reduction_factor,
     )
@@ -264,7 +264,7 @@ def _syne_tune(objective: Objective, seed: int, make: Callable[[dict[str, Any], 
         "shape": choice(list(objective.shapes)),
         "decay": choice(list(objective.decays)),
     }
-    scheduler = make(space, last_checkpoint(objective), seed)
+    scheduler = make(space, last_evaluation(objective), seed)
     trials: dict[int, Any] = {}
 
     def start(number: int) -> Plan:
@@ -304,7 +304,7 @@ def neps_priorband(objective: Objective, seed: int) -> None:
         )
         shape = neps.Categorical(objective.shapes, prior=objective.shapes.index("linear"), prior_confidence="medium")
         decay = neps.Categorical(objective.decays, prior=objective.decays.index("cosine"), prior_confidence="medium")
-        checkpoint = neps.IntegerFidelity(1, last_checkpoint(objective))
+        checkpoint = neps.IntegerFidelity(1, last_evaluation(objective))
 
     tuner = neps.AskAndTell(neps.algorithms.priorband(Space()))
     for _ in range(PROPOSALS):

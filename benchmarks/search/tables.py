@@ -97,7 +97,7 @@ class Table:
             lengths=np.array([len(trace) for trace in traces]),
             loss=_rounded(np.concatenate([trace.loss for trace in traces])),
             grad_norm=_rounded(np.concatenate([trace.grad_norm for trace in traces])),
-            evaluations=np.array([len(trace.evaluations) for trace in traces]),
+            checkpoints=np.array([len(trace.evaluations) for trace in traces]),
             step=np.array([c.step for trace in traces for c in trace.evaluations], np.int32),
             val_loss=np.array([c.val_loss for trace in traces for c in trace.evaluations], np.float32),
             val_loss_ema=np.array([c.val_loss_ema for trace in traces for c in trace.evaluations], np.float32),
