@@ -68,6 +68,7 @@ def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_trials_share_what_nodes_have(cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path) -> None:
     workers = MaxWorkers(cluster)
     engine = RaySettings(cpus=0, gpus=0.5, resources={"licence": 0.25})
