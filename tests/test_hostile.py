@@ -131,7 +131,9 @@ SETTINGS = [
 
 def hammer(examples: int, values: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
     """Runs the check on that many generated values."""
-    unhurried = settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    unhurried = settings(
+        max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
     unhurried(given(values)(check))()
 
 
