@@ -24,6 +24,8 @@ SHARED = nn.Linear(64, 10)
 
 
 class Unwritable:
+    """Cannot even be written."""
+
     def __repr__(self) -> str:
         raise RuntimeError("no words")
 
