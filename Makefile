@@ -11,8 +11,8 @@ demo: $(READY)  ## tune the warm-up of a small GPT on real text, and say how to 
 test: $(READY)  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n 2
 
-test-slow: $(READY)  ## the slow ones, one after the other: many kills, servers, a browser
-	$(BIN)/python -m pytest -m slow
+test-slow: $(READY)  ## the slow ones: many kills, servers, a browser
+	$(BIN)/python -m pytest -n 2 -m slow
 
 faults: $(READY)  ## accidents on a cluster, hundreds of them, for half an hour
 	$(BIN)/python benchmarks/faults.py --write

@@ -145,7 +145,6 @@ def autotune(
     from autowarmup.report import write_report
     from autowarmup.study.display import progress_for
     from autowarmup.study.driver import conduct, opened_study
-    from autowarmup.study.folder import CHECKPOINTS
     from autowarmup.study.progress import warning_of_failure
     from autowarmup.tracking import mirrored, remembered_uri, tracking_uri
 
@@ -153,7 +152,7 @@ def autotune(
     shown = progress_for(progress) if progress is None or isinstance(progress, bool) else progress
     with (
         closing(shown),
-        closing(_engine(given.engine, task, config, folder / CHECKPOINTS)) as trials,
+        closing(_engine(given.engine, task, config, folder / "checkpoints")) as trials,
         opened_study(folder, config, remembered_uri(folder, uri)) as store,
         mirrored(store, uri, shown),
     ):

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from autowarmup import RaySettings, autotune  # noqa: E402
+from autowarmup.study.store import StudyStore  # noqa: E402
 from tests.cluster import Accidents, LocalCluster, gone, group, kill, stop  # noqa: E402
 from tests.tasks import loaders, wide  # noqa: E402
 from tests.test_study import findings, reports  # noqa: E402
@@ -236,8 +237,9 @@ class Faults:
     def disk_full(self) -> str:
         """The checkpoints' disk, a real one of 64 kB, fills up; then the study goes on elsewhere."""
         folder = self._folder()
+        StudyStore(folder, write=True).close()  # a study's folder, so that it may hold something
         place = folder / "checkpoints"
-        place.mkdir(parents=True)
+        place.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
         if subprocess.run(mount, capture_output=True, check=False).returncode:
             return "a full disk: skipped, needs the right to mount one"

@@ -198,7 +198,7 @@ def main() -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
     before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else f"{NOTES}\n"
-    rows = {name: row for row, name in re.findall(r"(?m)^(\| ([a-z]+) \| \d.*)$", before)}
+    rows = {name: row for row, name in re.findall(r"(?m)^(\| ([a-z]+) \| \d.*)$", before.partition(NOTES)[0])}
     found = dict(re.findall(r"(?ms)^### ([a-z]+)\n(.*?)(?=^##)", before))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder).resolve()

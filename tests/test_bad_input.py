@@ -23,6 +23,13 @@ FROZEN = nn.Linear(64, 10).requires_grad_(False)
 SHARED = nn.Linear(64, 10)
 
 
+class Unwritable:
+    """Cannot even be written."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
 class Endless(Dataset[int]):
     def __getitem__(self, index: int) -> int:
         return index
@@ -127,6 +134,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "optimizer must be a function.*got SGD",
     ),
     "loss by name": ({"loss": "mse"}, "loss must be a function.*got 'mse'"),
+    "loss too long to write": ({"loss": [10**5000]}, "loss must be a function.*got <list>"),
+    "metrics that can't be written": ({"metrics": [Unwritable()]}, r"metrics must be functions.*got \[<Unwritable"),
     "metrics without names": ({"metrics": [len]}, "metrics must be functions.*by name"),
     "a metric whose name is a number": ({"metrics": {3: nn.functional.mse_loss}}, "got the name 3"),
     "a metric called loss": ({"metrics": {"loss": lambda o, t: 0.0}}, "can't be called 'loss'"),

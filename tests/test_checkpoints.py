@@ -57,6 +57,7 @@ class Interrupting(Silent):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_study_whose_checkpoints_are_damaged_ends_as_it_would_have(tmp_path: Path) -> None:
     autotune(**wide(study=tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):

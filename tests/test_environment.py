@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 TASK = """
 from tests.tasks import settings
@@ -52,6 +54,7 @@ def test_a_backend_that_is_installed_is_kept() -> None:
     assert done.stdout.strip() == "svg"
 
 
+@pytest.mark.slow
 def test_a_process_without_standard_error(tmp_path: Path) -> None:
     done = tune(tmp_path, setup="sys.stderr = None")
     assert done.returncode == 0

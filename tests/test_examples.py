@@ -14,7 +14,9 @@ EXAMPLES.remove("ray_tune")  # test_ray_tune.py runs it
 SMALL = {"confirm_seeds": 2, "cohort": 2, "total_steps": 10, "budget": 130}
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "char_gpt" else name for name in EXAMPLES]
+)
 def test_example_runs(name: str, tmp_path: Path) -> None:
     task = importlib.import_module(f"examples.{name}").task()
     result = autotune(**task | SMALL, study=tmp_path, mlflow=False)

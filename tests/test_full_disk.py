@@ -125,6 +125,7 @@ def test_once_the_verdict_is_known_what_fails_is_a_warning(disk: Callable[[str],
     assert (folder / "study" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_the_verdict_and_warns(disk: Callable[[str], Path], tmp_path: Path) -> None:
     folder = disk("900k")  # the trials fit, the report doesn't
     (tmp_path / "task.py").write_text(TASK)

@@ -165,6 +165,8 @@ def tmux(tmp_path: Path) -> Iterator[Callable[..., str]]:
     def run(*args: str) -> str:
         command = ["tmux", "-f", "/dev/null", "-S", str(tmp_path / "tmux"), *args]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PS1": "$ "}
+        for fixed in ("COLUMNS", "LINES"):  # pytest-xdist sets them: a window's own size is to count
+            environment.pop(fixed, None)
         return subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
 
     yield run

@@ -75,6 +75,7 @@ def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_trials_share_what_nodes_have(cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path) -> None:
     workers = MaxWorkers(cluster)
     engine = RaySettings(cpus=0, gpus=0.5, resources={"licence": 0.25})
@@ -102,6 +103,7 @@ def test_a_trial_that_loses_too_many_nodes_stops_the_study(
     assert findings(tmp_path) == reference
 
 
+@pytest.mark.slow
 def test_killed_and_hung_workers_cost_nothing_but_time(
     cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -121,6 +123,7 @@ def test_killed_and_hung_workers_cost_nothing_but_time(
     assert gone(cluster.workers())
 
 
+@pytest.mark.slow
 def test_two_processes_train_each_trial_together_through_accidents(cluster: LocalCluster, tmp_path: Path) -> None:
     """On two nodes: whichever of the two dies, both are replaced and the result is the same to the bit."""
     moments = random.Random(1)
@@ -272,6 +275,7 @@ def test_a_trial_that_takes_its_workers_down_is_recorded_as_failed(cluster: Loca
     assert result.schedule.peak <= 0.05
 
 
+@pytest.mark.slow
 def test_a_trial_of_which_one_process_fails_is_recorded_with_its_error(cluster: LocalCluster, tmp_path: Path) -> None:
     """The other one would wait for it for ever."""
 

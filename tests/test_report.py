@@ -70,7 +70,7 @@ def count(result: TuneResult, outcome: str, *roles: str) -> int:
 def test_every_study_has_its_figures_and_its_verdict(case: str) -> None:
     result, traces = fake_study(**{"proposals": 14} | CASES[case])
     assert all(draw(result, traces).axes for draw in FIGURES.values())
-    text = render(result, traces, dict.fromkeys(PICTURES, b"png"))
+    text = render(result, dict.fromkeys(PICTURES, b"png"))
     assert html.escape(result.verdict.message) in text
     assert text.index(html.escape(result.verdict.message)) < text.index("<img")
 
@@ -104,7 +104,7 @@ def test_a_study_without_any_trial() -> None:
     result, _ = fake_study(proposals=0, raising=True)
     empty = result.model_copy(update={"records": ()})
     assert all(draw(empty, {}).axes for draw in FIGURES.values())
-    assert "Nothing stable" in render(empty, {}, dict.fromkeys(PICTURES, b"png"))
+    assert "Nothing stable" in render(empty, dict.fromkeys(PICTURES, b"png"))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def study() -> Study:
 
 @pytest.fixture(scope="module")
 def page(study: Study) -> str:
-    return render(*study, dict.fromkeys(PICTURES, b"png"))
+    return render(study[0], dict.fromkeys(PICTURES, b"png"))
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
@@ -152,14 +152,14 @@ def test_the_page_shows_every_trial_and_every_instability(study: Study, page: st
 
 
 def test_an_instability_that_ended_its_trial_is_listed_once(study: Study) -> None:
-    result, traces = study
+    result, _ = study
     (number, found), *_ = broken(result)
     passed = found.model_copy(update={"step": found.step - 1, "fatal": False})
     records = [
         record.model_copy(update={"events": (passed, found)}) if record.number == number else record
         for record in result.records
     ]
-    page = render(result.model_copy(update={"records": tuple(records)}), traces, dict.fromkeys(PICTURES, b"png"))
+    page = render(result.model_copy(update={"records": tuple(records)}), dict.fromkeys(PICTURES, b"png"))
     listed = page[page.index('id="instabilities"') : page.index('id="trials"')]
     assert listed.count(f'<td class="number">{number}</td>') == 2
     assert listed.count("(recovered)") == 1
@@ -187,9 +187,9 @@ def test_every_interval_is_told_once_in_words(study: Study, page: str) -> None:
 
 
 def test_a_tie_is_told_in_words() -> None:
-    result, traces = fake_study(current_peak=BEST)
+    result, _ = fake_study(current_peak=BEST)
     assert result.verdict.kind == "tie"
-    text = render(result, traces, dict.fromkeys(PICTURES, b"png"))
+    text = render(result, dict.fromkeys(PICTURES, b"png"))
     assert "at about the same validation loss" in text
     assert "within the noise" in text
 
@@ -470,7 +470,7 @@ def test_a_baseline_that_is_kept_lends_its_peak_and_not_its_curve(shapes: tuple[
 def test_training_losses_are_not_called_validation_losses() -> None:
     result, traces = fake_study(proposals=20, validation=False)
     assert result.verdict.comparisons
-    page = render(result, traces, dict.fromkeys(PICTURES, b"png"))
+    page = render(result, dict.fromkeys(PICTURES, b"png"))
     assert "validation loss" not in page.lower()
     assert "Final training loss" in page
     shown = [draw(result, traces) for draw in FIGURES.values()]
@@ -483,10 +483,10 @@ def test_training_losses_are_not_called_validation_losses() -> None:
 
 
 def test_the_page_shows_the_extrapolated_schedule_and_its_range() -> None:
-    result, traces = fake_study(proposals=14, wanted_steps=3000)
+    result, _ = fake_study(proposals=14, wanted_steps=3000)
     assert result.extrapolation is not None
     assert result.schedule is not None
-    page = render(result, traces, dict.fromkeys(PICTURES, b"png"))
+    page = render(result, dict.fromkeys(PICTURES, b"png"))
     head = page[page.index("<header>") : page.index('id="baselines"')]
     assert html.escape(result.schedule.describe()[1:]) in head
     assert "This schedule is extrapolated" in head

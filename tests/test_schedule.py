@@ -216,6 +216,12 @@ def test_untuned_linear_lasts_two_over_one_minus_beta2(beta2: float, tau: int) -
     assert rule.factor(tau - 1) == rule.factor(tau) == 1.0
 
 
+@pytest.mark.parametrize(("horizon", "duration"), [(198, 99), (200, 99), (190, 95), (101, 50)])
+def test_untuned_linear_takes_half_the_horizon_at_most(horizon: int, duration: int) -> None:
+    """With a beta2 of 0.98 the rule wants 100 steps, the last of them at the peak."""
+    assert Schedule.untuned_linear(peak=0.1, horizon=horizon, beta2=0.98).duration == duration
+
+
 def test_untuned_exponential_leaves_one_over_e_after_tau_steps() -> None:
     rule = UntunedExponential(beta2=0.99)  # tau = 100
     assert rule.factor(0) == pytest.approx(0.00995016625)
@@ -400,6 +406,7 @@ def test_a_warmup_as_long_as_the_horizon(decay: str) -> None:
         ({"shape": "exponential", "warmup_steps": 5, "start_factor": 0.0}, "can't start at 0"),
         ({"decay": "exponential"}, "can't end at 0"),
         ({"decay": {"kind": "wsd", "cooldown": 0.0}}, "greater than 0"),
+        ({"decay": {"kind": "wsd", "cooldown": 1.5}}, "less than or equal to 1"),
         ({"decay": {"kind": "cosine", "cooldown": 0.5}}, "unknown key 'decay.cosine.cooldown'; known: kind$"),
         ({"shape": {"kind": "radam", "beta2": 0.6}}, r"beta2 > 0\.6, got 0\.6"),
         ({"shape": {"kind": "gi-adam", "beta2": 1.0}}, "less than 1"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from autowarmup import SearchSpace
+from autowarmup.errors import TaskFailedError
 from autowarmup.search.search import Search
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.training.trace import Trace
@@ -305,3 +306,59 @@ def test_what_runs_at_the_same_time() -> None:
     ]
     fresh = [(spec.number, until) for spec, _, until in segments if spec.role == "confirmation"]
     assert fresh[:9] == [(number, until) for until in (25, 50, 100) for number in (10, 11, 12)]
+
+
+def test_baselines_are_stopped_only_where_the_loss_is_not_finite() -> None:
+    """A false alarm must not make them lose; what is searched is stopped by every instability."""
+    _, segments, _ = conducted(Search(config()), smooth)
+    baselines = {spec.candidate for spec, _, _ in segments if spec.role == "baseline"}
+    for spec, _, _ in segments:
+        assert spec.stop_only_on_nonfinite == (spec.candidate in baselines)
+
+
+@pytest.mark.parametrize("budget", range(1150, 1650, 100))
+def test_challengers_that_break_on_fresh_seeds_stay_within_the_budget(budget: int) -> None:
+    def late(spec: TrialSpec, start: int, until: int) -> SegmentResult:
+        return fragile(spec, start, until) if until == 100 else smooth(spec, start, until)
+
+    search = Search(config(budget=budget))
+    _, segments, _ = conducted(search, late)
+    assert search.spent <= budget
+    assert any(spec.role == "confirmation" and not spec.stop_only_on_nonfinite for spec, _, _ in segments)
+
+
+def test_a_challenger_at_the_lowest_peak_is_not_repeated() -> None:
+    space = SearchSpace(peak={"low": 0.1, "high": 0.15}, shapes=["linear"], warmup=16)  # type: ignore[arg-type]
+    _, segments, _ = conducted(Search(config(space=space, current_peak=0.1, budget=3000)), fragile)
+    fresh = {spec.candidate: spec.schedule for spec, _, _ in segments if spec.role == "confirmation"}
+    assert len(set(fresh.values())) == len(fresh)
+
+
+def test_without_a_probe_the_first_peak_is_the_middle_of_the_space() -> None:
+    space = SearchSpace(peak={"low": 0.04, "high": 0.16})  # type: ignore[arg-type]
+    _, segments, _ = conducted(Search(config(space=space, current_peak=0.08)), smooth)
+    first, *_ = segments
+    assert first[0].role == "proposal"
+    assert first[0].schedule.peak == pytest.approx(0.08)
+
+
+def test_a_single_failure_is_not_said_to_be_one_of_several() -> None:
+    def answer(spec: TrialSpec, start: int, until: int) -> SegmentResult:
+        return (failing if spec.role == "baseline" and not spec.schedule.duration else smooth)(spec, start, until)
+
+    with pytest.raises(TaskFailedError, match=r"trial \d+ \(baseline\) failed, so the study stops here"):
+        conducted(Search(config()), answer)
+
+
+def test_one_baseline_that_is_better_than_all_proposals_is_enough_for_a_tie() -> None:
+    """However bad the other one is."""
+
+    def answer(spec: TrialSpec, start: int, until: int) -> SegmentResult:
+        losses = {"no warm-up": 0.5, "untuned rule": 9.0, "proposal": 2.0 + spec.schedule.peak}
+        name = "proposal" if spec.role != "baseline" else "untuned rule" if spec.schedule.duration else "no warm-up"
+        return SegmentResult(spec.number, until, trace(start, until - start, losses[name]))
+
+    conclusion, segments, _ = conducted(Search(config()), answer)
+    assert not [spec for spec, _, _ in segments if spec.role == "confirmation"]
+    assert conclusion.verdict.schedule is not None
+    assert conclusion.verdict.schedule.duration == 0

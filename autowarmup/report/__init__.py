@@ -39,7 +39,7 @@ def write_report(result: TuneResult, traces: Mapping[int, Trace], folder: str | 
     for name, png in pictures.items():
         write_file(folder / "figures" / f"{name}.png", png)
     page = folder / "report.html"
-    write_file(page, render(result, traces, pictures))
+    write_file(page, render(result, pictures))
     return page
 
 

@@ -47,7 +47,7 @@ POINTS = 60
 def duration(result: TuneResult, traces: Traces) -> Figure:
     """Warm-up duration against final loss: the forecast at one peak with its uncertainty, the trials of the search, and
     the confirmed schedules; beside it the paired differences on the fresh seeds, where there are any."""
-    finals = final_losses(result, traces)
+    finals = final_losses(result)
     completed = [record for record in searched(result) if record.number in finals]
     comparisons = result.verdict.comparisons
     losses = [loss for comparison in comparisons for loss in comparison.losses]

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autowarmup.instability.instability import Instability
 from autowarmup.report.pairs import searched_and_rivals, signed
-from autowarmup.report.trials import Traces, final_losses
+from autowarmup.report.trials import final_losses
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import Interval
 from autowarmup.study.result import TrialRecord, TuneResult
@@ -68,12 +68,11 @@ PICTURES = {
 """In the page's order."""
 
 
-def render(result: TuneResult, traces: Traces, pictures: Mapping[str, bytes]) -> str:
+def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
     """The page as text.
 
     Args:
         result: what the study found.
-        traces: each trial's trace by its number.
         pictures: each figure of :data:`PICTURES` as a PNG.
     """
     environment = Environment(
@@ -85,7 +84,7 @@ def render(result: TuneResult, traces: Traces, pictures: Mapping[str, bytes]) ->
     )
     environment.filters |= {"loss": _loss, "signed": signed, "lr": _rate, "duration": _duration}
     searched, _ = searched_and_rivals(result)
-    finals, loss_word = final_losses(result, traces), result.loss_name
+    finals = final_losses(result)
     template = environment.get_template("report.html.j2")
     return template.render(
         result=result,
@@ -94,8 +93,8 @@ def render(result: TuneResult, traces: Traces, pictures: Mapping[str, bytes]) ->
         extrapolation=result.extrapolation,
         headline=HEADLINES[result.verdict.kind],
         study=Path(result.study).name,
-        loss_name=loss_word,
-        findings=list(_findings(result, loss_word)),
+        loss_name=result.loss_name,
+        findings=list(_findings(result)),
         code=_code(result.schedule),
         seeds=_seeds(result),
         searched=searched,
@@ -109,14 +108,14 @@ def render(result: TuneResult, traces: Traces, pictures: Mapping[str, bytes]) ->
     )
 
 
-def _findings(result: TuneResult, loss_word: str) -> Iterator[str]:
+def _findings(result: TuneResult) -> Iterator[str]:
     """The paired comparisons in words, one sentence each, but for those that the verdict's message tells."""
     searched, rivals = searched_and_rivals(result)
     for rival in rivals if searched else ():
         if rival.interval is None:
             yield f"Against {rival.name} there is no interval: not every run of the two schedules got to its end."
         elif _size(rival.interval.mean) not in result.verdict.message:
-            yield f"Against {rival.name}, the searched schedule ends {_compared(rival.interval, loss_word)}"
+            yield f"Against {rival.name}, the searched schedule ends {_compared(rival.interval, result.loss_name)}"
 
 
 def _compared(interval: Interval, loss_word: str) -> str:

@@ -73,9 +73,9 @@ def stability_map(result: TuneResult, traces: Traces) -> Figure:
     records = on_the_map(result)
     if not records:
         return notice("No trial says anything about stability.")
-    forecast, boundary = Forecast.of(result, traces), fit_boundary(result, traces)
+    forecast, boundary = Forecast.of(result, traces), fit_boundary(result)
     shown = {record.number for record in records}
-    finals = {number: loss for number, loss in final_losses(result, traces).items() if number in shown}
+    finals = {number: loss for number, loss in final_losses(result).items() if number in shown}
     figure, axes, bar = _map_canvas(bool(finals))
     _map_axes(axes, result, records)
     grid, image = Grid.of(axes), np.ones((ROWS, COLUMNS, 3))
@@ -115,12 +115,12 @@ def on_the_map(result: TuneResult) -> list[TrialRecord]:
     ]
 
 
-def fit_boundary(result: TuneResult, traces: Traces) -> Boundary | None:
+def fit_boundary(result: TuneResult) -> Boundary | None:
     """The boundary between stable and unstable schedules, from the trials on all seeds; None where all or none broke.
 
     A baseline goes on though its loss has collapsed; one that ends no better than the trivial predictor tells nothing.
     """
-    finals, trivial = final_losses(result, traces), result.config.trivial_loss
+    finals, trivial = final_losses(result), result.config.trivial_loss
     told = [
         record
         for record in result.records

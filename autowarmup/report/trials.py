@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 from autowarmup.search.verdict import Comparison
 from autowarmup.study.result import TrialRecord, TuneResult
-from autowarmup.training.trace import Trace, final_loss
+from autowarmup.training.trace import Trace
 
 Traces = Mapping[int, Trace]
 """Traces by trial number."""
@@ -18,11 +17,9 @@ def searched(result: TuneResult) -> list[TrialRecord]:
     return [record for record in result.records if record.role in ("baseline", "proposal")]
 
 
-def final_losses(result: TuneResult, traces: Traces) -> dict[int, float]:
+def final_losses(result: TuneResult) -> dict[int, float]:
     """The final losses of the trials that ran to their end, by number, where they are finite."""
-    completed = [r.number for r in result.records if r.outcome == "completed" and r.role != "probe"]
-    losses = {number: final_loss(traces[number]) for number in completed if number in traces}
-    return {number: loss for number, loss in losses.items() if math.isfinite(loss)}
+    return {r.number: r.final_loss for r in result.records if r.role != "probe" and r.final_loss is not None}
 
 
 def is_chosen(result: TuneResult, record: TrialRecord) -> bool:

@@ -10,10 +10,9 @@ from autowarmup.errors import StudyError
 
 STORE = "study.db"
 LOCK = "study.lock"
-CHECKPOINTS = "checkpoints"
 FILES = {
     *(f"{store}{suffix}" for store in (STORE, "mlflow.db") for suffix in ("", "-wal", "-shm", "-journal")),
-    *(LOCK, CHECKPOINTS, "command.json", "result.json", "schedule.json", "report.html", "figures"),
+    *(LOCK, "command.json", "checkpoints", "result.json", "schedule.json", "report.html", "figures"),
     *("mlflow.log", "mlflow.lock", "mlartifacts"),
 }
 """The names of what a study writes."""
@@ -21,8 +20,7 @@ FILES = {
 
 def check_folder(folder: Path) -> None:
     """Checks that a folder can be a study's, without changing anything: it doesn't exist yet, is empty, or holds a
-    study. Hidden files don't count, nor does the lock of a study that was killed before it wrote anything, nor a folder
-    ``checkpoints``, behind which a larger disk may be mounted.
+    study. Hidden files don't count, nor does the lock of a study that was killed before it wrote anything.
 
     Raises:
         StudyError: it holds other things, or is no folder; or one of the study's files is a symbolic link, through
@@ -38,7 +36,7 @@ def check_folder(folder: Path) -> None:
     for name, is_link in found.items():
         if is_link and name in FILES:
             raise _link_error(folder / name)
-    others = sorted(found.keys() - {LOCK, CHECKPOINTS})
+    others = sorted(found.keys() - {LOCK})
     if others and STORE not in found:
         shown = ", ".join(map(repr, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise StudyError(

@@ -244,9 +244,9 @@ class TuneResult(Frozen):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What makes the findings doubtful, one sentence each."""
-        finals: dict[int, list[float | None]] = {}
+        finals: dict[int, list[float]] = {}
         for record in self.records:
-            if record.role != "probe" and record.outcome == "completed":
+            if record.role != "probe" and record.final_loss is not None:
                 finals.setdefault(record.candidate, []).append(record.final_loss)
         repeated = [losses for losses in finals.values() if len(losses) > 1]
         if repeated and all(len(set(losses)) == 1 for losses in repeated):

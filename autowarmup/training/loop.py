@@ -22,6 +22,7 @@ from autowarmup.training.identity import arrays_of, digest_of
 from autowarmup.training.recipe import best_device
 from autowarmup.training.rng import Stream
 from autowarmup.training.trace import Evaluation, Trace
+from autowarmup.values import short
 
 GRACE_S = 2.0
 """Seconds that a loop gets to end after an interrupt, before its thread is left behind."""
@@ -159,7 +160,7 @@ class LoopTask:
         except TypeError as error:
             raise InputError(f"train_fn must take one argument, the run: {error}") from error
         if steps_per_epoch is not None and (not isinstance(steps_per_epoch, int) or steps_per_epoch < 1):
-            raise InputError(f"steps_per_epoch must be a whole number of at least 1, got {steps_per_epoch!r}")
+            raise InputError(f"steps_per_epoch must be a whole number of at least 1, got {short(steps_per_epoch)}")
         self.train_fn, self.current_peak, self.beta2 = train_fn, current_peak, beta2
         self.steps_per_epoch = steps_per_epoch
         self.group = Group()
@@ -281,8 +282,8 @@ class LoopTrial:
         if isinstance(item, End) and item.error is not None:
             if isinstance(item.error, SystemExit):
                 raise InputError(
-                    f"train_fn called sys.exit({item.error.code!r}) after {self.step} steps: it must return instead, "
-                    f"or raise an exception that says what is wrong"
+                    f"train_fn called sys.exit({short(item.error.code)}) after {self.step} steps: it must return "
+                    f"instead, or raise an exception that says what is wrong"
                 ) from item.error
             raise item.error
         return item
@@ -309,4 +310,4 @@ def _number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"report({name}={value!r}): not a number") from error
+        raise InputError(f"report({name}={short(value)}): not a number") from error

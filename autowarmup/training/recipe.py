@@ -18,6 +18,7 @@ from autowarmup.training.losses import Loss, inferred_loss, own_loss
 from autowarmup.training.optimizers import OptimizerFactory, build_optimizers
 from autowarmup.training.rng import seed_everything
 from autowarmup.training.settings import TrainSettings
+from autowarmup.values import short
 
 
 class Recipe:
@@ -123,16 +124,16 @@ def _check_functions(model_fn: Any, loss: Any, optimizer: Any, metrics: Any) -> 
             f"for a class or a call, pass lambda: YourModel(...)"
         )
     if loss is not None and not callable(loss):
-        raise InputError(f"loss must be a function loss(output, target), got {loss!r}")
+        raise InputError(f"loss must be a function loss(output, target), got {short(loss)}")
     if optimizer is not None and (not callable(optimizer) or isinstance(optimizer, torch.optim.Optimizer)):
         raise InputError(
             f"optimizer must be a function that takes parameters, such as "
             f"lambda params: torch.optim.AdamW(params, lr=3e-4), got {type(optimizer).__name__}"
         )
     if metrics is not None and not (isinstance(metrics, dict) and all(callable(metric) for metric in metrics.values())):
-        raise InputError(f"metrics must be functions metric(output, target) by name, got {metrics!r}")
+        raise InputError(f"metrics must be functions metric(output, target) by name, got {short(metrics)}")
     for name in metrics or {}:
         if not isinstance(name, str):
-            raise InputError(f"metrics must be functions metric(output, target) by name, got the name {name!r}")
+            raise InputError(f"metrics must be functions metric(output, target) by name, got the name {short(name)}")
         if name == "loss" or name.endswith("_ema"):
             raise InputError(f"a metric can't be called {name!r}: that name is taken")
