@@ -58,3 +58,26 @@ def extrapolated(schedule: Schedule, horizon: int) -> Extrapolation:
     return Extrapolation(
         schedule=schedule.model_copy(update=changes), tuned_steps=schedule.horizon, peak_low=low, peak_high=high
     )
+
+
+def shortened(schedule: Schedule, horizon: int) -> Schedule:
+    """The schedule for a shorter horizon whose extrapolation is ``schedule``: the same shape over the same share of the
+    horizon, to a higher peak.
+
+    Args:
+        schedule: the schedule of the whole run.
+        horizon: the shorter horizon in optimizer steps, at most that of ``schedule``.
+
+    Example:
+        >>> whole = Schedule(peak=1e-3, horizon=10_000, warmup_steps=2_000, shape="linear")
+        >>> shorter = shortened(whole, 1_000)
+        >>> shorter.warmup_steps, round(shorter.peak, 5)
+        (200, 0.00209)
+    """
+    if horizon == schedule.horizon:
+        return schedule
+    shrink = horizon / schedule.horizon
+    changes: dict[str, object] = {"horizon": horizon, "peak": schedule.peak * shrink**-EXPONENT}
+    if schedule.warmup_steps:
+        changes["warmup_steps"] = max(1, round(schedule.warmup_steps * shrink))
+    return schedule.model_copy(update=changes)

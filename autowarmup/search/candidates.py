@@ -47,6 +47,22 @@ class Candidates:
         sobol = qmc.Sobol(d=DIMENSIONS, seed=derive_seed(self.config.seed, "pool"))
         return [self._candidate(peaks, {}, point.tolist()) for point in sobol.random_base2(POOL_BITS)]
 
+    def plain(self, peaks: PeakRange) -> list[Candidate]:
+        """The current schedule with no warm-up, and with that of the untuned rule (Ma & Yarats 2021, On the Adequacy of
+        Untuned Warmup for Adaptive Optimization, arXiv 1910.04209), as far as the space holds them."""
+        config, current = self.config, self.config.current_schedule
+        decay = {"decay": current.decay, "final_factor": current.final_factor}
+        plain = [
+            Schedule(peak=current.peak, horizon=config.horizon, **decay),
+            Schedule.untuned_linear(current.peak, config.horizon, config.beta2, **decay),
+        ]
+        params = {schedule: config.space.params_of(schedule, config.steps_per_epoch) for schedule in plain}
+        return [
+            Candidate(schedule, known)
+            for schedule, known in params.items()
+            if known is not None and schedule != current and peaks.low <= schedule.peak <= peaks.high
+        ]
+
     def starts(self, expected: float, peaks: PeakRange, count: int) -> list[Candidate]:
         """The first candidates: long linear warm-ups, which forgive most, to the expected peak, to one on the way from
         there to today's, and to further ones in turn above and below, as far as the range of peaks goes. Where it holds

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from autowarmup.instability.monitor import Detectors
+from autowarmup.schedule.extrapolation import shortened
 from autowarmup.schedule.ranges import Rate
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import Beta2
@@ -23,7 +24,8 @@ MIN_STEPS, MAX_STEPS = 10, 10**9
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Steps = Annotated[Whole, Field(ge=MIN_STEPS, le=MAX_STEPS)]
 Budget = Annotated[Whole, Field(ge=1, le=10**15)]
-ConfirmSeeds = Annotated[Whole, Field(ge=2, le=100)]
+ConfirmSeeds = Annotated[Whole, Field(ge=0, le=100)]
+Margin = Annotated[Number, Field(ge=0.0, lt=1.0)]
 Cohort = Annotated[Whole, Field(ge=1, le=1_000)]
 
 RUNGS = (0.25, 0.5, 1.0)
@@ -37,14 +39,21 @@ class TuneConfig(Frozen):
         total_steps: optimizer steps of the run that the schedule is for, 10 to 10**9.
         tune_steps: optimizer steps of the runs that the study trains, 10 to ``total_steps``. Left out: ``total_steps``.
             If it is less, the schedule is extrapolated to ``total_steps``.
-        budget: optimizer steps that the whole study may spend, probe and confirmation included, at most 10**15.
+        budget: optimizer steps that the whole study may spend, probe and confirmation included, at most 10**15. Left
+            out, it follows from how many trials can run at once; see :meth:`budget_with`.
         space: which schedules may be proposed.
         seed: fixes every choice of the study, and the initial weights and the batches of the search's trials; 0 to
             2**32 - 1.
-        current_peak: the learning rate that is used today, 1e-12 to 1e6; the baselines run at it.
-        beta2: the decay of the optimizer's second moment, 0 to below 1; the untuned rule depends on it.
-        confirm_seeds: fresh seeds on which the best schedule is compared with the better baseline, 2 to 100.
-        cohort: how many trials the search chooses together, 1 to 1,000; they can be trained at the same time.
+        current: the schedule that is used today, over ``total_steps``; what is found must beat it. Left out:
+            ``current_peak`` without a warm-up, with the space's first decay.
+        current_peak: the peak learning rate that is used today, 1e-12 to 1e6.
+        beta2: the decay of the optimizer's second moment, 0 to below 1; the rules depend on it.
+        confirm_seeds: fresh seeds on which the best schedule meets the current one, at most; 0 to 100. They are taken
+            one after the other until they decide. With 0 there is an answer without them.
+        margin: the smallest difference that matters, as a share of the loss, 0 to below 1.
+        cohort: how many trials the search chooses together, 1 to 1,000; it waits for all of them before it goes on, so
+            that every engine finds the same. Left out, as many trials run as the engine has room for, and one is chosen
+            whenever there is room.
         steps_per_epoch: optimizer steps of an epoch, >= 1; needed where the space gives durations in epochs.
         trivial_loss: the loss of the best predictor that ignores its input; None where it is not known.
         detectors: the settings of the instability detectors.
@@ -53,31 +62,38 @@ class TuneConfig(Frozen):
 
     total_steps: Steps
     tune_steps: Steps | None = None
-    budget: Budget
+    budget: Budget | None = None
     space: SearchSpace
     seed: Seed = 0
+    current: Schedule | None = None
     current_peak: Rate
     beta2: Beta2 = 0.999
-    confirm_seeds: ConfirmSeeds = 3
-    cohort: Cohort = 1
+    confirm_seeds: ConfirmSeeds = 4
+    margin: Margin = 0.005
+    cohort: Cohort | None = None
     steps_per_epoch: Whole | None = Field(default=None, ge=1)
     trivial_loss: Number | None = None
     detectors: Detectors = Field(default_factory=Detectors)
     task: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _affordable(self) -> Self:
+    def _consistent(self) -> Self:
         self.space.check_fit(self.horizon, self.steps_per_epoch, self.beta2)
         if self.horizon > self.total_steps:
             raise ValueError(
                 f"tune_steps={self.horizon:,} is longer than total_steps={self.total_steps:,}: tune runs of the same "
                 f"length, or shorter ones"
             )
-        if self.budget < self.least_budget:
+        if self.budget is not None and self.budget < self.least_budget:
             raise ValueError(
-                f"budget={self.budget:,} optimizer steps is too small: with runs of {self.horizon:,} steps and "
-                f"confirm_seeds={self.confirm_seeds} a study needs at least {self.least_budget:,} (a probe, two "
-                f"candidates, two baselines, and the paired runs that confirm the better of each)"
+                f"budget={self.budget:,} optimizer steps is too small: with runs of {self.horizon:,} steps a study "
+                f"needs at least {self.least_budget:,} (a probe, two runs for the search"
+                f"{', and a pair of runs that confirms what it found' if self.confirm_seeds else ''})"
+            )
+        if self.current is not None and self.current.horizon != self.total_steps:
+            raise ValueError(
+                f"the current schedule is for {self.current.horizon:,} optimizer steps, and the run is "
+                f"total_steps={self.total_steps:,} long: give the schedule that you would train these with"
             )
         return self
 
@@ -87,16 +103,15 @@ class TuneConfig(Frozen):
         return self.tune_steps or self.total_steps
 
     @property
-    def baselines(self) -> tuple[Schedule, ...]:
-        """The schedules that need no search: no warm-up and the untuned rule, both with ``current_peak``."""
-        decay = self.space.decay[0]
-        settings: dict[str, Any] = {
-            "peak": self.current_peak,
-            "horizon": self.horizon,
-            "decay": decay,
-            "final_factor": self.space.final_factor.low,
-        }
-        return Schedule(**settings), Schedule.untuned_linear(beta2=self.beta2, **settings)
+    def current_schedule(self) -> Schedule:
+        """The current schedule over the runs that the study trains."""
+        plain = Schedule(
+            peak=self.current_peak,
+            horizon=self.total_steps,
+            decay=self.space.decay[0],
+            final_factor=self.space.final_factor.low,
+        )
+        return shortened(self.current or plain, self.horizon)
 
     @property
     def eval_every(self) -> int:
@@ -121,40 +136,40 @@ class TuneConfig(Frozen):
         return max(10, self.horizon // 10)
 
     @property
-    def verdict_cost(self) -> int:
-        """Optimizer steps reserved for the verdict: both baselines on the search's seed, the best schedule and the
-        better baseline on every fresh seed, and one more run, in case the best schedule becomes unstable on a fresh
-        seed and the next best takes its place."""
-        return verdict_runs(self.confirm_seeds) * self.horizon
-
-    @property
-    def paired_cost(self) -> int:
-        """Steps of the paired runs alone: one schedule and one baseline on every fresh seed."""
-        return 2 * self.confirm_seeds * self.horizon
-
-    @property
     def least_budget(self) -> int:
-        """The smallest budget that is accepted: the probe, two whole runs and the verdict."""
-        return self.probe_steps + 2 * self.horizon + self.verdict_cost
+        """The smallest budget that is accepted: the probe, two whole runs and one pair of runs."""
+        return self.probe_steps + (4 if self.confirm_seeds else 2) * self.horizon
 
-    @staticmethod
-    def default_budget(horizon: int, confirm_seeds: int) -> int:
-        """The default budget in optimizer steps: three whole runs for the search, and the runs of the verdict. With
-        three seeds these are twelve runs. A study spends less where the search ends early, or where it finds nothing
-        better than a baseline.
+    def budget_with(self, slots: int) -> int:
+        """Optimizer steps that the whole study may spend. Where ``budget`` is left out, it grows with the trials that
+        can run at once, so that a study takes a little more than two lengths of a run: the search may spend one and a
+        half runs and as many more as there are slots, and then come the pairs. Most studies spend far less on these.
 
         Args:
-            horizon: optimizer steps of a whole run.
-            confirm_seeds: fresh seeds of the confirmation.
+            slots: how many trials can run at once when the study begins, >= 1.
         """
-        return (3 + verdict_runs(confirm_seeds)) * horizon
+        if self.budget is not None:
+            return self.budget
+        return self._default_search(slots) + self._most_pairs(slots)
+
+    def search_budgets_with(self, slots: int) -> tuple[int, int]:
+        """The parts of :meth:`budget_with` that may be spent before the pairs: on new schedules, and where a trial that
+        has begun promises to be the best, on this. The pairs keep at least one, and the rest of a large budget goes to
+        the search."""
+        pair = 2 * self.horizon if self.confirm_seeds else 0
+        whole = self.budget_with(slots)
+        search = max(min(self._default_search(slots), whole - pair), whole - self._most_pairs(slots))
+        return search, min(search + self.horizon, whole - pair)
+
+    def _default_search(self, slots: int) -> int:
+        return round((1.5 + slots) * self.horizon)
+
+    def _most_pairs(self, slots: int) -> int:
+        """With several slots pairs start before the search has ended, so that some are of a schedule that is not the
+        best after all."""
+        return (2 if slots == 1 else 3) * self.confirm_seeds * self.horizon
 
 
 def validation_interval(horizon: int) -> int:
     """Optimizer steps between two validations of a run of ``horizon`` steps."""
     return math.ceil(horizon / EVALUATIONS)
-
-
-def verdict_runs(confirm_seeds: int) -> int:
-    """Whole runs reserved for the verdict; see :attr:`TuneConfig.verdict_cost`."""
-    return 2 + 2 * confirm_seeds + 1

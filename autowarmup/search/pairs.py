@@ -15,13 +15,18 @@ one).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from autowarmup.training.trace import Trace, marks
 from autowarmup.values import Frozen
+
+LAST = 6
+"""Evaluations that the noise is expected from."""
+SMALLEST = 1e-6
+"""The smallest noise that is expected, as a share of the loss."""
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -94,17 +99,29 @@ class Posterior(Frozen):
         return noises, weights / weights.sum()
 
 
-def expected_noise(first: Sequence[float], second: Sequence[float]) -> float:
-    """The noise to expect of a pair, in units of the loss, from one pair of runs: the standard deviation of the steps
-    that their difference takes between one validation and the next.
+def expected_noise(first: Trace, second: Trace, every: int) -> float:
+    """The noise to expect of a pair, in units of the loss, from two trials under one seed: the standard deviation of
+    the steps that the difference of their losses takes between the last evaluations that both have.
 
     Args:
-        first: the last validation losses of a run, at least three.
-        second: those of the other at the same steps.
+        first: what one trial recorded, from its start.
+        second: the same of the other.
+        every: optimizer steps between two evaluations.
+
+    Returns:
+        A number above 0.
 
     Example:
-        >>> round(expected_noise([1.0, 0.8, 0.7, 0.6], [1.1, 1.0, 0.8, 0.8]), 3)
+        >>> from autowarmup.training.trace import Evaluation
+        >>> def trace(losses):
+        ...     zeros = np.zeros(4)
+        ...     return Trace(zeros, zeros, zeros, tuple(Evaluation(i + 1, x, x) for i, x in enumerate(losses)))
+        >>> round(expected_noise(trace([1.0, 0.8, 0.7, 0.6]), trace([1.1, 1.0, 0.8, 0.8]), 1), 3)
         0.071
     """
-    steps = np.diff(np.subtract(first, second))
-    return float(np.sqrt(np.mean(steps**2) / 2.0))
+    losses = {mark.step: mark.loss for mark in marks(first, every)}
+    common = [losses[mark.step] - mark.loss for mark in marks(second, every) if mark.step in losses]
+    steps = np.diff(common[-LAST:])
+    size = abs(losses[max(losses)]) if losses else 0.0
+    jitter = float(np.sqrt(np.mean(steps[np.isfinite(steps)] ** 2) / 2.0)) if np.isfinite(steps).any() else 0.0
+    return max(jitter, SMALLEST * size, 1e-300)

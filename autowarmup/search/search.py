@@ -1,60 +1,58 @@
 """The search: which trials to run, how far, and what to conclude. Decisions only: nothing here trains or writes.
 
-A search depends on its configuration and on what its trials came to alone, so replaying the segments of a study that
-was killed leads to the very decision where it stopped.
+A search depends on its configuration, on how many trials can run at once, and on what its trials came to in their
+order, so replaying the segments of a study that was killed leads to the very decision where it stopped.
 
-Steps: one ramp tells where good peaks are to be expected; a few schedules are trained for a quarter of the run; the
-model in :mod:`autowarmup.search.surrogate` forecasts how they would end, and the most promising one goes on to its
-end. Then whatever is expected to improve on it most per step is trained a stage further, until nothing is. The best
-schedule meets the baselines: first on the search's seed, and where it is better there, on fresh paired seeds.
-docs/search.md has the measurements behind it.
+Whenever there is room for a trial, something is started: first a ramp of the rate, which tells where good peaks are to
+be expected, and the current schedule; then what :mod:`autowarmup.search.exploration` chooses; then the best schedule
+that was found meets the current one on fresh seeds, as :mod:`autowarmup.search.confirmation` says. docs/search.md has
+the measurements behind it.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator
 from typing import TypeVar
-
-import numpy as np
 
 from autowarmup.errors import TaskFailedError
 from autowarmup.schedule import Schedule
 from autowarmup.schedule.ranges import PeakRange
-from autowarmup.search.candidates import Candidate, Candidates, harsher
+from autowarmup.search.candidates import Candidate, Candidates
+from autowarmup.search.conclusion import concluded
 from autowarmup.search.config import TuneConfig
+from autowarmup.search.confirmation import Challenger, Confirmation
 from autowarmup.search.decisions import Arrival, Conclusion, Decision, Decisions, Finish, Start, Wait
+from autowarmup.search.exploration import Exploration
+from autowarmup.search.pairs import expected_noise
 from autowarmup.search.probe import peak_of_ramp, ramp
-from autowarmup.search.surrogate import Surrogate
 from autowarmup.search.trial_state import TrialState, cause_of
 from autowarmup.search.trials import Role, SegmentResult, TrialSpec
-from autowarmup.search.verdict import Comparison, Verdict, judge, keep
-from autowarmup.seeds import derive_seed
 from autowarmup.training.trace import Outcome
 
 PEAK_MARGIN = 15.0
 """Peaks are searched up to this factor beyond the expected one and today's."""
 
-MORE_LOOKS = 2
-"""New candidates beside the first ones, before one of them goes on to its end,"""
-MUCH_BETTER = 0.5
-"""where they are expected to be better by this many typical differences."""
+MOST_SLOTS = 32
+"""More trials than these don't run at once: they would find nothing better, and not sooner."""
 
-SETTLED = 0.05
-"""The search ends where no expected improvement exceeds this many typical differences."""
+AHEAD = 1.0
+"""A schedule is worth its pairs where it is ahead of the current one on the search's seed, which favours it, by more
+than this many times the noise of a pair."""
+
+CLEARLY = 2.0
+"""A schedule takes the place of another one in the pairs where it is better on the search's seed by more than this many
+times the noise of a pair."""
 
 FAILED_ALIKE = 2
 """Proposals that may fail in the same way, before the study stops: then it is not the schedule's doing."""
 
-MOST_FAILURES = 20
-"""Proposals that may fail in ways of their own: they may cost no steps, so the budget doesn't bound them."""
-
 T = TypeVar("T")
-Choice = TrialState | Candidate
-"""What may be trained next: a trial that goes on, or a candidate that starts."""
 Steps = Generator[Decision, Arrival | None, T]
 """A part of a search: yields its decisions and returns what it found."""
+Stage = tuple[TrialState, int]
+"""A trial, and the step to train it to."""
 
 
 class Search:
@@ -67,12 +65,26 @@ class Search:
     """
 
     def __init__(self, config: TuneConfig, candidates: Candidates | None = None, slots: int = 1) -> None:
-        self.config, self.slots = config, slots
+        self.config = config
+        self.slots = config.cohort or min(slots, MOST_SLOTS)
+        self.budget = config.budget_with(self.slots)
+        self._search_budgets = config.search_budgets_with(self.slots)
         self._source = candidates or Candidates(config)
-        self.spent = 0
         self._trials: list[TrialState] = []
-        self._pool: list[Candidate] = []
+        self._running: dict[int, Stage] = {}
         self._candidates = 0
+        self._probe: TrialState | None = None
+        self._current: TrialState | None = None
+        self._exploration: Exploration | None = None
+        self._explored = False
+        self._confirmation: Confirmation | None = None
+        self._challenger: Challenger | None = None
+        self._gentler: Challenger | None = None
+
+    @property
+    def spent(self) -> int:
+        """Optimizer steps of all trials so far."""
+        return sum(trial.end for trial in self._trials)
 
     def decisions(self) -> Decisions:
         """The whole search, from the first probe to the verdict.
@@ -80,30 +92,141 @@ class Search:
         Raises:
             TaskFailedError: trials failed in a way that no schedule explains.
         """
-        expected = yield from self._expected_peak()
-        peaks = self._peak_range(expected)
-        proposals = yield from self._exploration(expected, peaks)
-        baselines = yield from self._baselines()
-        settled = yield from self._exploration_against(baselines, proposals, expected)
-        for trial in proposals:
+        while True:
+            yield from self._fill()
+            if not self._running:
+                break
+            for result in (yield from self._arrivals()):
+                yield from self._take(result)
+        for trial in self._trials:
             if trial.outcome is None:
                 yield from self._finish(trial, "pruned")
-        verdict = yield from self._verdict(proposals, baselines, settled)
-        return Conclusion(verdict, peaks)
+        return self._conclusion()
 
-    # -- the parts of a search --
+    # -- what runs next --
 
-    def _expected_peak(self) -> Steps[float]:
-        """Where the best peak is to be expected: as one exponential ramp of the rate tells, within the space."""
+    def _fill(self) -> Steps[None]:
+        """Starts as much as there is room for."""
+        while len(self._running) < self.slots and (stage := self._next_stage()) is not None:
+            trial, until = stage
+            self._running[trial.spec.number] = stage
+            yield Start(trial.spec, until)
+
+    def _next_stage(self) -> Stage | None:
         config = self.config
-        if not config.probe_steps:
+        if self._probe is None and config.probe_steps:
+            schedule = ramp(config.current_peak, config.probe_steps)
+            self._probe = self._new(schedule, "probe", config.seed)
+            return self._probe, config.probe_steps
+        if self._current is None:
+            self._current = self._new(config.current_schedule, "baseline", config.seed, stop_only_on_nonfinite=True)
+            return self._current, config.rungs[0]
+        if self._probe is not None and self._probe.outcome is None:
+            return None
+        return self._exploring_stage() or self._confirming_stage()
+
+    def _exploring_stage(self) -> Stage | None:
+        if self._explored:
+            return None
+        if self._exploration is None:
+            expected = self._expected_peak()
+            self.peaks = self._peak_range(expected)
+            self._exploration = Exploration(
+                self.config, self._source, expected, self.peaks, looks=max(2, self.slots - 1)
+            )
+        trials = self._on_search_seed
+        running = [trial for trial in trials if trial.spec.number in self._running]
+        left, left_at_most = (budget - self._committed for budget in self._search_budgets)
+        choice = self._exploration.choose(trials, running, left, left_at_most)
+        if choice is None:
+            self._explored = not running
+            return None
+        until = self._exploration.next_rung(choice)
+        if isinstance(choice, Candidate):
+            choice = self._new(choice.schedule, "proposal", self.config.seed, params=choice.params)
+        return choice, until
+
+    def _confirming_stage(self) -> Stage | None:
+        """The next run of the pairs. Where nothing was found that could beat the current schedule, this goes on."""
+        challenger, current = self._next_challenger(), self._current
+        assert current is not None
+        if challenger is not None and self.config.confirm_seeds:
+            running = [trial for trial, _ in self._running.values()]
+            return self._pairs.next_stage(challenger, running, self.budget - self._committed)
+        if not self._explored or current.outcome is not None or current.spec.number in self._running:
+            return None
+        if challenger is not None and self._far_ahead(challenger):
+            return None
+        return current, next(rung for rung in self.config.rungs if rung > current.end)
+
+    def _next_challenger(self) -> Challenger | None:
+        """The schedule that is to meet the current one: the best on the search's seed, without those that became
+        unstable on a fresh one; at last that at half its peak. One that has started stays, unless another one is
+        clearly better."""
+        found = [self._as_challenger(trial) for trial in self._best_first if self._is_ahead(trial)]
+        usable = [item for item in found if self._pairs.standing(item) != "broken"]
+        if found and not usable:
+            self._gentler = self._gentler or self._at_half_its_peak(found[0])
+            usable = [item for item in [self._gentler] if item and self._pairs.standing(item) != "broken"]
+        stays = [item for item in usable if self._challenger and item.candidate == self._challenger.candidate]
+        if stays and stays[0].loss <= usable[0].loss + CLEARLY * usable[0].noise:
+            self._challenger = stays[0]
+        else:
+            self._challenger = usable[0] if usable else None
+        return self._challenger
+
+    def _as_challenger(self, trial: TrialState) -> Challenger:
+        others = [other for other in self._on_search_seed if other is not trial and other.end]
+        nearest = max(others, key=lambda other: (other.end, -_final(other)), default=trial)
+        noise = expected_noise(trial.trace, nearest.trace, self.config.eval_every)
+        return Challenger(trial.spec.candidate, trial.schedule, _final(trial), noise)
+
+    def _at_half_its_peak(self, challenger: Challenger) -> Challenger | None:
+        gentler = self._source.within(challenger.schedule.peak / 2.0)
+        if gentler >= challenger.schedule.peak:
+            return None
+        schedule = challenger.schedule.model_copy(update={"peak": gentler})
+        self._candidates += 1
+        return Challenger(self._candidates - 1, schedule, math.inf, challenger.noise)
+
+    def _is_ahead(self, trial: TrialState) -> bool:
+        """Whether a schedule is ahead of the current one by enough to be worth its pairs, as far as that is known."""
+        current = self._current
+        if current is None or current.final_loss is None:
+            return True
+        noise = expected_noise(trial.trace, current.trace, self.config.eval_every)
+        worth = max(AHEAD * noise, self.config.margin * abs(current.final_loss))
+        return _final(trial) < current.final_loss - worth
+
+    def _far_ahead(self, challenger: Challenger) -> bool:
+        """Whether the current schedule was too far behind it halfway, on the search's seed, to catch up."""
+        trial = next(t for t in self._on_search_seed if t.spec.candidate == challenger.candidate)
+        return self._pairs.pair_of(trial, self._current).far_ahead
+
+    @property
+    def _pairs(self) -> Confirmation:
+        if self._confirmation is None:
+            assert self._current is not None
+
+            def new(schedule: Schedule, candidate: int, seed: int, stop_only_on_nonfinite: bool) -> TrialState:
+                return self._new(
+                    schedule, "confirmation", seed, candidate, stop_only_on_nonfinite=stop_only_on_nonfinite
+                )
+
+            self._confirmation = Confirmation(self.config, self._current.spec.candidate, new)
+        return self._confirmation
+
+    # -- what is known --
+
+    def _expected_peak(self) -> float:
+        """Where the best peak is to be expected, within the space: as the ramp of the rate tells."""
+        config = self.config
+        if self._probe is None:
             assert config.space.peak is not None
             return math.sqrt(config.space.peak.low * config.space.peak.high)
-        probe = self._new(ramp(config.current_peak, config.probe_steps), "probe", config.seed)
-        yield from self._advance([(probe, config.probe_steps)])
-        if probe.error is not None and not len(probe.trace):
+        if not len(self._probe.trace):
             return self._source.within(config.current_peak)
-        return self._source.within(peak_of_ramp(probe.trace, config.current_peak))
+        return self._source.within(peak_of_ramp(self._probe.trace, config.current_peak))
 
     def _peak_range(self, expected: float) -> PeakRange:
         """The peaks to search: around the expected one and today's, within the space."""
@@ -112,174 +235,29 @@ class Search:
         ends = expected, self.config.current_peak
         return PeakRange(low=min(ends) / PEAK_MARGIN, high=max(ends) * PEAK_MARGIN)
 
-    def _exploration(self, expected: float, peaks: PeakRange) -> Steps[list[TrialState]]:
-        """Stage after stage of the trials that promise most, as long as they promise enough and the budget lasts."""
-        config = self.config
-        first, *_ = config.rungs
-        self._pool = self._source.pool(peaks)
-        proposals: list[TrialState] = []
-        starts: list[Choice] = [*self._source.starts(expected, peaks, max(2, config.cohort))]
-        stages = [(start, first) for start in starts]
-        while stages:
-            yield from self._train(stages, proposals)
-            left = config.budget - config.verdict_cost - self.spent
-            stages = self._next_stages(proposals, expected, left)
-        return proposals
-
-    def _exploration_against(
-        self, baselines: Sequence[TrialState], proposals: list[TrialState], expected: float
-    ) -> Steps[bool]:
-        """Where a baseline is the best so far, the exploration goes on with what is now known, until something is
-        better, nothing is expected to be, or the rest of the budget is for the paired runs. Peaks are then expected
-        halfway between the baseline's and those that the probe told. Returns whether nothing better is expected."""
-        while (best := _best(baselines)) is not None and not _beaten(best, proposals):
-            known = [*proposals, *baselines]
-            halfway = math.sqrt(expected * best.schedule.peak)
-            stages = self._next_stages(known, halfway, self.config.budget - self.config.paired_cost - self.spent)
-            if not stages:
-                return not self._next_stages(known, halfway, math.inf)
-            yield from self._train(stages, proposals)
-        return True
-
-    def _train(self, stages: Sequence[tuple[Choice, int]], proposals: list[TrialState]) -> Steps[None]:
-        """Trains what was chosen, each up to its step. Candidates become proposals."""
-        chosen: list[tuple[TrialState, int]] = []
-        for choice, until in stages:
-            if isinstance(choice, Candidate):
-                self._pool = [candidate for candidate in self._pool if candidate != choice]
-                choice = self._new(choice.schedule, "proposal", self.config.seed, params=choice.params)
-                proposals.append(choice)
-            chosen.append((choice, until))
-        yield from self._advance(chosen)
-
-    def _next_stages(self, trials: Sequence[TrialState], expected: float, left: float) -> list[tuple[Choice, int]]:
-        """What to train next and how far: up to a cohort, at most ``left`` steps together; none where the search has
-        settled. A schedule whose only trial failed may be tried again."""
-        if sum(trial.outcome == "failed" for trial in trials) >= MOST_FAILURES:
-            return []
-        evidence = [trial.evidence(self.config) for trial in trials if trial.outcome != "failed"]
-        broken = [item.schedule for item in evidence if item.broke]
-        candidates = [*self._pool, *_failed_once(trials)]
-        fresh = [c for c in candidates if not any(harsher(c.schedule, schedule) for schedule in broken)]
-        choices: list[Choice] = [*(t for t in trials if t.outcome is None), *fresh]
-        model = Surrogate(evidence, expected) if any(item.scores for item in evidence) else None
-        stages: list[tuple[Choice, int]] = []
-        while choices and len(stages) < self.config.cohort:
-            if model is not None and stages:
-                model = model.fantasize(stages[-1][0].schedule)
-            if model is not None:
-                chosen = self._most_promising(model, choices, len(trials) + len(stages))
-            else:  # whatever was tried has broken at once
-                gentler = min([expected, *(schedule.peak for schedule in broken)]) / 3.0
-                chosen = min(choices, key=lambda c: abs(math.log(c.schedule.peak / gentler)))
-            if chosen is None:
-                break
-            until = self._rung_after(chosen)
-            left -= until - chosen.end
-            if left < 0:
-                break
-            choices.remove(chosen)
-            stages.append((chosen, until))
-        return stages
-
-    def _most_promising(self, model: Surrogate, choices: Sequence[Choice], started: int) -> Choice | None:
-        """The open trial or the candidate that promises most for its cost; None where nothing is worth it.
-
-        Before any trial has got to its end that is the open one expected to end best, unless a candidate is expected to
-        be much better and not many have been looked at.
-        """
-        schedules = [choice.schedule for choice in choices]
-        if model.finished:
-            improvement = model.improvement(schedules)
-            remaining = [1.05 - choice.end / self.config.horizon for choice in choices]
-            best = int(np.argmax(improvement / remaining))
-            return choices[best] if improvement[best] > SETTLED else None
-        expected = dict(zip(choices, model.predict(schedules)[0].tolist(), strict=True))
-        leader = min((c for c in choices if isinstance(c, TrialState)), key=expected.__getitem__, default=None)
-        newcomer = min((c for c in choices if isinstance(c, Candidate)), key=expected.__getitem__, default=None)
-        if leader is None or newcomer is None:
-            return leader or newcomer
-        look = started < max(2, self.config.cohort) + MORE_LOOKS
-        return newcomer if look and expected[newcomer] + MUCH_BETTER < expected[leader] else leader
-
-    def _rung_after(self, choice: Choice) -> int:
-        return next(rung for rung in self.config.rungs if rung > choice.end)
-
-    def _baselines(self) -> Steps[list[TrialState]]:
-        """The schedules that need no search, run to the end on the search's seed."""
-        config = self.config
-        baselines = [
-            self._new(schedule, "baseline", config.seed, stop_only_on_nonfinite=True) for schedule in config.baselines
-        ]
-        for rung in config.rungs:  # from rung to rung, so that an interruption costs a part of a run only
-            yield from self._advance([(trial, rung) for trial in baselines if trial.outcome is None])
-        return baselines
-
-    def _verdict(
-        self, proposals: Sequence[TrialState], baselines: Sequence[TrialState], settled: bool
-    ) -> Steps[Verdict]:
-        """The best baseline against the best proposal: on the search's seed, which favours the proposal, and where
-        that is better there, on fresh seeds. What breaks on one of those is replaced by the next best of its kind."""
-        names = dict(zip((trial.spec.candidate for trial in baselines), ("no warm-up", "untuned rule"), strict=True))
-        stable = _best_first(baselines)
-        best_proposals = _best_first(proposals)
-        if stable and not _beaten(stable[0], proposals):
-            number = stable[0].spec.candidate
-            return keep(names[number], number, stable[0].schedule, settled=settled)
-        tuned, rivals = None, []
-        for trial in stable:
-            number = trial.spec.candidate
-            rivals.append((yield from self._on_fresh_seeds(names[number], number, trial.schedule, careful=False)))
-            if rivals[-1].stable or not self._affords_two_more:
-                break
-        for number, schedule in self._challengers(best_proposals):
-            tuned = yield from self._on_fresh_seeds("tuned", number, schedule, careful=True)
-            if tuned.stable or not self._affords_another:
-                break
-        unseen = [names[trial.spec.candidate] for trial in stable[len(rivals) :]]
-        return judge(tuned, rivals, broken=len(baselines) - len(stable), unseen=unseen)
-
-    def _challengers(self, best_first: Sequence[TrialState]) -> Iterator[tuple[int, Schedule]]:
-        """Candidates for the fresh seeds, best first; at last the best one at half its peak, within the space."""
-        for trial in best_first:
-            yield trial.spec.candidate, trial.schedule
-        for trial in best_first[:1]:
-            gentler = self._source.within(trial.schedule.peak / 2.0)
-            if gentler < trial.schedule.peak:
-                self._candidates += 1
-                yield self._candidates - 1, trial.schedule.model_copy(update={"peak": gentler})
+    @property
+    def _on_search_seed(self) -> list[TrialState]:
+        """The trials that compare: those of the schedules, on the search's seed."""
+        return [trial for trial in self._trials if trial.spec.role in ("baseline", "proposal")]
 
     @property
-    def _affords_another(self) -> bool:
-        """Whether the budget allows for one more schedule on the fresh seeds."""
-        return self.spent + self.config.confirm_seeds * self.config.horizon <= self.config.budget
+    def _best_first(self) -> list[TrialState]:
+        """The proposals that got to their horizon, by their final loss."""
+        completed = [t for t in self._trials if t.spec.role == "proposal" and t.final_loss is not None]
+        return sorted(completed, key=_final)
 
     @property
-    def _affords_two_more(self) -> bool:
-        """Whether the budget allows for two more schedules on the fresh seeds."""
-        return self.spent + self.config.paired_cost <= self.config.budget
+    def _committed(self) -> int:
+        """Optimizer steps of all trials, with those of what is running to its end."""
+        return self.spent + sum(until - trial.end for trial, until in self._running.values())
 
-    def _on_fresh_seeds(self, name: str, candidate: int, schedule: Schedule, *, careful: bool) -> Steps[Comparison]:
-        """How a schedule does on the fresh seeds. Where it breaks on one of them it is given up on all.
-
-        Args:
-            name: what it is called.
-            candidate: its number.
-            schedule: what is trained.
-            careful: whether every fatal instability ends a run; else only a loss that is not finite.
-        """
-        seeds = [derive_seed(self.config.seed, "confirmation", i) for i in range(self.config.confirm_seeds)]
-        runs = [
-            self._new(schedule, "confirmation", seed, candidate, stop_only_on_nonfinite=not careful) for seed in seeds
-        ]
-        for rung in self.config.rungs:
-            yield from self._advance([(run, rung) for run in runs if run.outcome is None])
-            if any(run.outcome == "unstable" for run in runs):
-                for run in runs:
-                    if run.outcome is None:
-                        yield from self._finish(run, "pruned")
-        losses = tuple(run.final_loss for run in runs)
-        return Comparison(candidate=candidate, name=name, schedule=schedule, final_losses=losses)
+    def _conclusion(self) -> Conclusion:
+        assert self._current is not None
+        found = self._best_first
+        verdict = concluded(
+            self.config, self._current, self._next_challenger(), found[0] if found else None, self._pairs
+        )
+        return Conclusion(verdict, self.peaks)
 
     # -- trials --
 
@@ -309,30 +287,28 @@ class Search:
         self._trials.append(trial)
         return trial
 
-    def _advance(self, stages: Sequence[tuple[TrialState, int]]) -> Steps[None]:
-        """Trains each trial up to its step, and ends those that are over."""
-        if not stages:
-            return
-        for trial, until in stages:
-            yield Start(trial.spec, until)
-        arrived: dict[int, SegmentResult] = {}
-        for _ in stages:
+    def _arrivals(self) -> Steps[list[SegmentResult]]:
+        """The next segment that has ended; with a fixed cohort all that are running, by the numbers of their trials."""
+        results = []
+        for _ in range(len(self._running) if self.config.cohort else 1):
             arrival = yield Wait()
             assert arrival is not None
-            arrived[arrival.result.number] = arrival.result
-            self.slots = arrival.slots
-        results = [arrived[trial.spec.number] for trial, _ in stages]
-        for (trial, _), result in zip(stages, results, strict=True):
-            trial.take(result)
+            results.append(arrival.result)
+            if not self.config.cohort:
+                self.slots = min(arrival.slots, MOST_SLOTS)
+        return sorted(results, key=lambda result: result.number)
+
+    def _take(self, result: SegmentResult) -> Steps[None]:
+        """Takes what came of a segment, and ends its trial where that is over."""
+        trial, until = self._running.pop(result.number)
+        trial.take(result)
         self._check_failures()
-        for (trial, until), result in zip(stages, results, strict=True):
-            self.spent += len(result.trace)
-            if result.error is not None:
-                yield from self._finish(trial, "failed")
-            elif result.instability is not None:
-                yield from self._finish(trial, "unstable")
-            elif until == trial.spec.schedule.horizon:
-                yield from self._finish(trial, "completed")
+        if result.error is not None:
+            yield from self._finish(trial, "failed")
+        elif result.instability is not None:
+            yield from self._finish(trial, "unstable")
+        elif until == trial.spec.schedule.horizon:
+            yield from self._finish(trial, "completed")
 
     def _finish(self, trial: TrialState, outcome: Outcome) -> Steps[None]:
         trial.outcome = outcome
@@ -340,7 +316,8 @@ class Search:
 
     def _check_failures(self) -> None:
         """A failure is no evidence about a schedule. The probe or a proposal may fail once in a way of its own; the
-        search goes on without it. Where they fail alike, or where a baseline or a fresh seed fails, the study stops."""
+        search goes on without it. Where they fail alike, or where the current schedule or a fresh seed fails, the study
+        stops."""
         failed = [trial for trial in self._trials if trial.error is not None]
         causes = Counter(cause_of(trial.error) for trial in failed)
         for trial in failed:
@@ -353,28 +330,5 @@ class Search:
                 )
 
 
-def _failed_once(trials: Sequence[TrialState]) -> list[Candidate]:
-    """The schedules of proposals that failed, those that were tried only once."""
-    tried = Counter(trial.schedule for trial in trials)
-    failed = [trial for trial in trials if trial.outcome == "failed" and tried[trial.schedule] == 1]
-    return [Candidate(trial.schedule, trial.spec.params) for trial in failed]
-
-
-def _best_first(trials: Sequence[TrialState]) -> list[TrialState]:
-    """Those that got to their horizon, by their final loss."""
-    return sorted((trial for trial in trials if trial.final_loss is not None), key=_final)
-
-
-def _best(trials: Sequence[TrialState]) -> TrialState | None:
-    return next(iter(_best_first(trials)), None)
-
-
-def _beaten(trial: TrialState, others: Sequence[TrialState]) -> bool:
-    """Whether one of the others ended with a lower loss."""
-    best = _best(others)
-    return best is not None and _final(best) < _final(trial)
-
-
 def _final(trial: TrialState) -> float:
-    assert trial.final_loss is not None
-    return trial.final_loss
+    return math.inf if trial.final_loss is None else trial.final_loss

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.training.trace import Trace
+from autowarmup.training.trace import Trace, marks
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -79,13 +79,9 @@ def scores(trace: Trace, horizon: int, every: int, trivial_loss: float | None) -
         >>> scores(trace, horizon=100, every=10, trivial_loss=None), scores(trace, 20, 10, None)
         (((10, 1.1), (20, 0.9)), ((10, 1.1), (20, 0.8)))
     """
-    first = trace.evaluations[0].step if trace.evaluations else trace.end + 1
-    ends = range(every, first, every)
-    marks = [(end, loss, loss) for end in ends for loss in [float(trace.loss[end - every : end].mean())]]
-    marks += [(evaluation.step, evaluation.score, evaluation.val_loss) for evaluation in trace.evaluations]
     found: list[tuple[int, float]] = []
     earlier: tuple[int, float] | None = None
-    for step, averaged, raw in marks:
+    for step, averaged, raw in marks(trace, every):
         if step == horizon:
             found.append((step, raw))
         elif trivial_loss is None or earlier is None or averaged <= trivial_loss:
@@ -152,14 +148,14 @@ class Surrogate:
                 values.append(worst + 1.0)
         self._fit(np.array(rows), np.array(values))
 
-    def fantasize(self, schedule: Schedule) -> Surrogate:
-        """The model with one more observation: ``schedule`` at the horizon, with its forecast as the value. With it the
-        next of several trials that run at the same time is chosen. This is the kriging believer of Ginsbourger, Le
+    def fantasize(self, schedules: Sequence[Schedule]) -> Surrogate:
+        """The model with further observations: ``schedules`` at the horizon, with their forecasts as values. With it
+        one more of several trials that run at the same time is chosen. This is the kriging believer of Ginsbourger, Le
         Riche & Carraro 2010, Kriging Is Well-Suited to Parallelize Optimization, section 4.2."""
         model = copy(self)
-        mean, _ = self.predict([schedule])
-        row = np.array([[*features(schedule), 1.0]])
-        model._fit(np.concatenate([self._rows, row]), np.concatenate([self._values, mean]))
+        mean, _ = self.predict(schedules)
+        rows = np.array([(*features(schedule), 1.0) for schedule in schedules])
+        model._fit(np.concatenate([self._rows, rows]), np.concatenate([self._values, mean]))
         return model
 
     def predict(self, schedules: Sequence[Schedule]) -> tuple[Vector, Vector]:
@@ -173,13 +169,14 @@ class Surrogate:
         mean, deviation = self._process.predict(places, return_std=True)
         return mean + self._prior(places) + self._offset, deviation
 
-    def improvement(self, schedules: Sequence[Schedule]) -> Vector:
-        """The expected improvement on the reference, shape ``(n,)``, in the unit of :meth:`predict`. Jones, Schonlau &
-        Welch 1998, Efficient Global Optimization of Expensive Black-Box Functions, equation 15."""
+    def improvement(self, schedules: Sequence[Schedule], bound: float = 0.0) -> Vector:
+        """The expected improvement on ``bound``, shape ``(n,)``, in the unit of :meth:`predict`; left out, on the
+        reference. Jones, Schonlau & Welch 1998, Efficient Global Optimization of Expensive Black-Box Functions,
+        equation 15."""
         from scipy.stats import norm
 
         mean, deviation = self.predict(schedules)
-        gain = -mean / deviation
+        gain = (bound - mean) / deviation
         improvement: Vector = deviation * (gain * norm.cdf(gain) + norm.pdf(gain))
         return improvement
 

@@ -1,27 +1,35 @@
-"""The verdict: does the searched schedule beat the baselines by more than the noise?"""
+"""The verdict: what a study hands back, and how sure it is that this is better than the current schedule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, Self
 
 from autowarmup.schedule.schedule import Schedule
+from autowarmup.search.pairs import Posterior
 from autowarmup.values import Frozen
 
 CONFIDENCE = 0.95
+STOPPED_EARLY = 0.97
+"""The posterior probability that an interval of :data:`CONFIDENCE` holds: pairs stop when they look decided, and what
+looks decided is a little luckier than the truth. Simulated in tests/test_pairs.py."""
+
+TUNED, CURRENT = "tuned", "current"
+"""What the two schedules of a comparison are called."""
 
 
 class Interval(Frozen):
     """A paired comparison: final validation loss of one schedule minus another's, seed by seed.
 
-    Negative: the first is better. ``low`` and ``high`` bound the mean difference at the given confidence, by
-    Student's t over the seeds.
+    Negative: the first is better. ``low`` and ``high`` bound the mean difference at the given confidence; see
+    :mod:`autowarmup.search.pairs`.
 
     Example:
-        >>> interval = Interval.of([2.0, 2.1, 2.2], [2.5, 2.5, 2.8])
-        >>> round(interval.mean, 2), round(interval.low, 2), round(interval.high, 2)
-        (-0.5, -0.75, -0.25)
+        >>> from autowarmup.search.pairs import NoisePrior
+        >>> differences = (-0.5, -0.4, -0.6)
+        >>> interval = Interval.of(Posterior(differences=differences, prior=NoisePrior(expected=0.1, spread=1.0)))
+        >>> round(interval.mean, 2), round(interval.low, 1), round(interval.high, 1)
+        (-0.5, -0.7, -0.3)
     """
 
     mean: float
@@ -31,16 +39,10 @@ class Interval(Frozen):
     differences: tuple[float, ...]
 
     @classmethod
-    def of(cls, first: Sequence[float], second: Sequence[float]) -> Self:
-        """The interval of ``first - second``, each at least two losses, paired by position."""
-        from scipy import stats
-
-        differences = tuple(a - b for a, b in zip(first, second, strict=True))
-        count = len(differences)
-        mean = math.fsum(differences) / count
-        deviation = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (count - 1))
-        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * deviation / math.sqrt(count)
-        return cls(mean=mean, low=mean - half, high=mean + half, confidence=CONFIDENCE, differences=differences)
+    def of(cls, posterior: Posterior) -> Self:
+        """The interval of what pairs say."""
+        low, high = posterior.interval(STOPPED_EARLY)
+        return cls(mean=posterior.mean, low=low, high=high, confidence=CONFIDENCE, differences=posterior.differences)
 
 
 class Comparison(Frozen):
@@ -48,23 +50,26 @@ class Comparison(Frozen):
 
     Args:
         candidate: its number in the study.
-        name: ``"tuned"``, ``"no warm-up"`` or ``"untuned rule"``.
+        name: ``"tuned"`` or ``"current"``.
         schedule: what it applied.
         final_losses: final validation losses seed by seed, None where the run didn't get to its horizon: it became
-            unstable, failed, or was given up because another seed's did.
-        interval: the searched schedule minus this one; None for the searched one itself and where a run was unstable.
+            unstable, or was stopped since the pair was decided.
+        unstable: how many of its runs became unstable.
+        interval: the searched schedule minus this one; None for the searched one itself, and where a pair was decided
+            before its end.
     """
 
     candidate: int
     name: str
     schedule: Schedule
     final_losses: tuple[float | None, ...]
+    unstable: int = 0
     interval: Interval | None = None
 
     @property
     def stable(self) -> bool:
-        """Whether it got to its horizon on every seed."""
-        return bool(self.final_losses) and None not in self.final_losses
+        """Whether none of its runs became unstable."""
+        return self.unstable == 0
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -78,109 +83,26 @@ class Comparison(Frozen):
 class Verdict(Frozen):
     """What a study concludes.
 
-    *tuned*: the searched schedule beats the baselines by more than the noise. *tie*: it doesn't, and ``schedule`` is
-    the baseline that ties with the best, of two the one with the shorter warm-up. *leaning*: ``schedule`` is the best
-    that was found, but the budget was spent while better ones were still expected. *nothing stable*: no schedule got
-    to its horizon.
-
-    ``comparisons`` hold the searched schedule first (where one completed), then the baselines.
-    """
-
-    kind: Literal["tuned", "tie", "leaning", "nothing stable"]
-    candidate: int | None
-    schedule: Schedule | None
-    comparisons: tuple[Comparison, ...] = ()
-    message: str
-
-
-def keep(name: str, candidate: int, schedule: Schedule, *, settled: bool) -> Verdict:
-    """The verdict where no searched schedule is better than a baseline on the very seed of the search: a tie where the
-    search has ``settled``, so that nothing better is expected."""
-    if not settled:
-        message = (
-            f"The {name} schedule is the best that was found, but the budget was spent while the search still expected "
-            f"better ones: a study with a larger budget looks further."
-        )
-        return Verdict(kind="leaning", candidate=candidate, schedule=schedule, message=message)
-    return Verdict(
-        kind="tie",
-        candidate=candidate,
-        schedule=schedule,
-        message=f"The search has nothing better than the {name} schedule, not even on its own seed, which favours "
-        f"what it found. Keep that; no paired runs were needed.",
-    )
-
-
-def judge(
-    tuned: Comparison | None, baselines: Sequence[Comparison], broken: int = 0, unseen: Sequence[str] = ()
-) -> Verdict:
-    """The verdict after the paired runs.
+    *tuned*: fresh seeds show that the searched schedule is better than the current one. *leaning*: it is expected to be
+    better, which is not shown. *tie*: there is no difference that matters; ``schedule`` is the current one. *nothing
+    stable*: no schedule got to its horizon.
 
     Args:
-        tuned: the searched schedule, None where none completed.
-        baselines: those that were run on the fresh seeds.
-        broken: further baselines, which had become unstable on the search's seed.
-        unseen: the names of baselines that the budget did not allow to run on the fresh seeds.
+        kind: one of these.
+        candidate: the number of ``schedule`` in the study.
+        schedule: what the study hands back; None where nothing was stable.
+        searched: the best schedule that the search found, also where it is not handed back; None where none got to its
+            horizon.
+        margin: the smallest difference that matters, as a share of the loss.
+        comparisons: the searched schedule and the current one on fresh seeds, in this order; empty where there were no
+            pairs.
+        message: the findings in a few sentences.
     """
-    compared = tuple(_against(tuned, baseline) for baseline in baselines)
-    everyone = (*((tuned,) if tuned else ()), *compared)
-    stable = [comparison for comparison in everyone if comparison.stable]
-    if not stable:
-        message = (
-            "No schedule got to its horizon on every fresh seed: candidates and baselines became unstable or failed."
-        )
-        return Verdict(kind="nothing stable", candidate=None, schedule=None, comparisons=everyone, message=message)
-    rivals = [comparison for comparison in stable if comparison is not tuned]
-    if tuned is not None and tuned.stable and all(c.interval and c.interval.high < 0 for c in rivals):
-        return Verdict(
-            kind="tuned",
-            candidate=tuned.candidate,
-            schedule=tuned.schedule,
-            comparisons=everyone,
-            message=_victory(rivals, len(compared) + broken, unseen),
-        )
-    best = min(stable, key=lambda comparison: comparison.mean)
-    ties = [c for c in stable if c is best or Interval.of(c.losses, best.losses).low <= 0]
-    choice = min(ties, key=lambda comparison: (comparison is tuned, comparison.schedule.duration))
-    return Verdict(
-        kind="tie",
-        candidate=choice.candidate,
-        schedule=choice.schedule,
-        comparisons=everyone,
-        message=_draw(choice, ties),
-    )
 
-
-def _against(tuned: Comparison | None, baseline: Comparison) -> Comparison:
-    if tuned is None or not (tuned.stable and baseline.stable):
-        return baseline
-    return baseline.model_copy(update={"interval": Interval.of(tuned.losses, baseline.losses)})
-
-
-def _victory(rivals: Sequence[Comparison], baselines: int, unseen: Sequence[str]) -> str:
-    if not rivals and unseen:
-        return (
-            f"The tuned schedule is stable on every fresh seed; the baselines that were run there became unstable. The "
-            f"{' and the '.join(unseen)} schedule ended worse on the search's seed; the budget did not allow to run it "
-            f"on the fresh ones."
-        )
-    if not rivals:
-        return "The tuned schedule is stable on every seed; no baseline is."
-    closest = max((c for c in rivals if c.interval), key=lambda c: c.interval.mean if c.interval else 0.0)
-    assert closest.interval is not None
-    interval = closest.interval
-    lost = f"; {baselines - len(rivals)} of {baselines} baselines became unstable" if len(rivals) < baselines else ""
-    return (
-        f"The tuned schedule beats the best baseline ({closest.name}) by {-interval.mean:.4f} in final "
-        f"loss, {interval.confidence:.0%} interval {-interval.high:.4f} to {-interval.low:.4f} "
-        f"over {len(interval.differences)} fresh seeds{lost}."
-    )
-
-
-def _draw(choice: Comparison, ties: Sequence[Comparison]) -> str:
-    if len(ties) == 1:
-        return f"The {choice.name} schedule is the best that was found: the search has nothing better. Keep it."
-    others = " and ".join(comparison.name for comparison in ties if comparison is not choice)
-    return (
-        f"The {choice.name} schedule ties with {others} within the noise of {len(choice.losses)} fresh seeds: keep it."
-    )
+    kind: Literal["tuned", "leaning", "tie", "nothing stable"]
+    candidate: int | None
+    schedule: Schedule | None
+    searched: Schedule | None = None
+    margin: float
+    comparisons: tuple[Comparison, ...] = ()
+    message: str

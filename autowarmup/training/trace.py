@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -139,6 +139,28 @@ class Trace:
                 )
             )
             return cls(arrays["lr"], arrays["loss"], arrays["grad_norm"], evaluations, int(arrays["start"]))
+
+
+class Mark(NamedTuple):
+    """How a trial stood at a step: the loss with averaged weights where it has one, and the raw loss."""
+
+    step: int
+    score: float
+    loss: float
+
+
+def marks(trace: Trace, every: int) -> list[Mark]:
+    """How a trial stood along its run: at its evaluations, and before the first of them the mean training loss of every
+    ``every`` steps.
+
+    Args:
+        trace: what the trial recorded, from its start.
+        every: optimizer steps between two marks before the first evaluation.
+    """
+    first = trace.evaluations[0].step if trace.evaluations else trace.end + 1
+    means = [(end, float(trace.loss[end - every : end].mean())) for end in range(every, first, every)]
+    early = [Mark(end, mean, mean) for end, mean in means]
+    return [*early, *(Mark(item.step, item.score, item.val_loss) for item in trace.evaluations)]
 
 
 def final_loss(trace: Trace) -> float:

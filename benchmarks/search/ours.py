@@ -29,9 +29,7 @@ CONFIRM_SEEDS: int = TuneConfig.model_fields["confirm_seeds"].default
 
 def autowarmup(objective: Objective, seed: int) -> None:
     """The search alone: it ends where the first confirming run would start, or where the budget is spent."""
-    config = configured(
-        objective, seed, objective.budget + TuneConfig.default_budget(objective.horizon, CONFIRM_SEEDS), CONFIRM_SEEDS
-    )
+    config = configured(objective, seed, CONFIRM_SEEDS)
     search = Search(config, GridCandidates(config, objective.grid), slots=objective.slots.number)
     watched = Watched(objective)
 
@@ -74,8 +72,7 @@ def study(table: Table, number: int, slots: int = 1) -> Answer:
     fresh = (fresh if len(fresh) > 1 else [*fresh, own])[:CONFIRM_SEEDS]
     clock: Slots[SegmentResult] = Slots(slots)
     objectives = {seed: TableObjective(table, seed, 1000 * table.horizon, clock) for seed in table.seeds}
-    budget = TuneConfig.default_budget(table.horizon, len(fresh))
-    config = configured(objectives[own], number, budget, len(fresh))
+    config = configured(objectives[own], number, len(fresh))
     search = Search(config, GridCandidates(config, table.grid), slots=slots)
     seeds = {derive_seed(config.seed, "confirmation", i): seed for i, seed in enumerate(fresh)}
     answers = {seed: Watched(objective) for seed, objective in objectives.items()}
@@ -89,14 +86,12 @@ def study(table: Table, number: int, slots: int = 1) -> Answer:
     return Answer(verdict, schedule, spent / table.horizon, clock.now / table.horizon)
 
 
-def configured(objective: Objective, seed: int, budget: int, confirm_seeds: int) -> TuneConfig:
-    """What ``autotune`` would make of the task. The first baseline, which is today's schedule, fixes the decay of the
-    schedules that need no search: the first of the space."""
+def configured(objective: Objective, seed: int, confirm_seeds: int) -> TuneConfig:
+    """What ``autotune`` would make of the task. The table's first baseline is the current schedule."""
     today = objective.baselines[0].decay.kind
     finals = [schedule.final_factor for schedule in objective.grid]
     return TuneConfig(
         total_steps=objective.horizon,
-        budget=budget,
         space=SearchSpace(
             shapes=objective.shapes,
             warmup={"low": 0, "high": max(objective.durations)},
@@ -104,6 +99,7 @@ def configured(objective: Objective, seed: int, budget: int, confirm_seeds: int)
             final_factor={"low": min(finals), "high": max(finals)},
         ),
         seed=seed,
+        current=objective.baselines[0],
         current_peak=objective.current_peak,
         beta2=objective.beta2,
         confirm_seeds=confirm_seeds,

@@ -1,0 +1,158 @@
+"""What a study concludes from the runs of its search and from its pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.confirmation import FAR_BEHIND, Challenger, Confirmation, Pair
+from autowarmup.search.trial_state import TrialState
+from autowarmup.search.verdict import CURRENT, TUNED, Comparison, Interval, Verdict
+
+EXPECTED = 0.5
+"""A schedule is expected to be better by an amount that matters where that has at least this probability."""
+
+
+def concluded(
+    config: TuneConfig,
+    current: TrialState,
+    challenger: Challenger | None,
+    best: TrialState | None,
+    confirmation: Confirmation,
+) -> Verdict:
+    """The verdict of a study.
+
+    Args:
+        config: what the study does.
+        current: the run of the current schedule on the search's seed.
+        challenger: the schedule that met the current one on fresh seeds, or would have; None where none was ahead.
+        best: the run of the best schedule that was found, on the search's seed; None where none got to its horizon.
+        confirmation: the pairs.
+    """
+    common = {"margin": config.margin, "searched": None if best is None else best.schedule}
+    if challenger is None:
+        if current.final_loss is None:
+            message = "No schedule got to its horizon: all became unstable, the current one too."
+            if best is not None:
+                message = (
+                    "No schedule is stable: the current one became unstable, and so did, on fresh seeds, what the "
+                    "search found."
+                )
+            return Verdict(kind="nothing stable", candidate=None, schedule=None, message=message, **common)
+        return _keep(current, _no_challenger(config, current, best), **common)
+    pairs = confirmation.pairs(challenger.candidate)
+    compared = _comparisons(challenger, current, pairs, confirmation)
+    standing, posterior = confirmation.standing(challenger), confirmation.posterior(challenger)
+    handed_back = {"candidate": challenger.candidate, "schedule": challenger.schedule, "comparisons": compared}
+    if standing == "better":
+        return Verdict(kind="tuned", message=_shown(pairs, compared), **handed_back, **common)
+    worth = confirmation.worth(challenger)
+    if standing == "undecided" and (posterior is None or posterior.chance_below(-worth) >= EXPECTED):
+        return Verdict(
+            kind="leaning", message=_expected(config, current, challenger, compared), **handed_back, **common
+        )
+    return _keep(current, _no_better(config, compared), comparisons=compared, **common)
+
+
+def _keep(current: TrialState, message: str, **found: object) -> Verdict:
+    return Verdict.model_validate(
+        {
+            "kind": "tie",
+            "candidate": current.spec.candidate,
+            "schedule": current.schedule,
+            "message": f"{message} Keep the current one.",
+            **found,
+        }
+    )
+
+
+def _comparisons(
+    challenger: Challenger, current: TrialState, pairs: Sequence[Pair], confirmation: Confirmation
+) -> tuple[Comparison, ...]:
+    """The two schedules on the fresh seeds."""
+    if not pairs:
+        return ()
+    over = [pair for pair in pairs if pair.difference is not None]
+    whole = all(pair.current is not None and pair.current.final_loss is not None for pair in over)
+    posterior = confirmation.posterior(challenger)
+    sides = (
+        (TUNED, challenger.candidate, challenger.schedule, [pair.challenger for pair in pairs]),
+        (CURRENT, current.spec.candidate, current.schedule, [pair.current for pair in pairs]),
+    )
+    return tuple(
+        Comparison(
+            candidate=candidate,
+            name=name,
+            schedule=schedule,
+            final_losses=tuple(None if run is None else run.final_loss for run in runs),
+            unstable=sum(run is not None and run.outcome == "unstable" for run in runs),
+            interval=Interval.of(posterior) if posterior and whole and name == CURRENT else None,
+        )
+        for name, candidate, schedule, runs in sides
+    )
+
+
+def _no_challenger(config: TuneConfig, current: TrialState, best: TrialState | None) -> str:
+    if best is None:
+        return "No other schedule got to its horizon."
+    assert best.final_loss is not None
+    assert current.final_loss is not None
+    gain = current.final_loss - best.final_loss
+    if gain <= 0:
+        return "The search has nothing better than the current schedule."
+    return (
+        f"The best schedule that was found ends {gain:.4g} lower than the current one on the search's seed, which "
+        f"favours it. That is within the noise, or less than {config.margin:.2%} of the loss, which doesn't matter."
+    )
+
+
+def _shown(pairs: Sequence[Pair], compared: Sequence[Comparison]) -> str:
+    interval = compared[1].interval
+    if interval is not None:
+        return f"The tuned schedule beats the current one by {_in_words(interval)}."
+    lost = compared[1].unstable
+    if lost:
+        return (
+            f"The tuned schedule is stable on {_seeds(len(compared[0].losses))}; the current one became unstable on "
+            f"{lost} of {len(pairs)}."
+        )
+    ahead = [pair.ahead_halfway for pair in pairs if pair.difference is not None]
+    return (
+        f"On {_seeds(len(ahead))} the current schedule was {sum(ahead) / len(ahead):.4g} behind the tuned one halfway, "
+        f"more than {FAR_BEHIND:g} times the noise; it doesn't catch up from there, and was not trained further."
+    )
+
+
+def _expected(config: TuneConfig, current: TrialState, challenger: Challenger, compared: Sequence[Comparison]) -> str:
+    if compared and compared[1].interval is not None:
+        return (
+            f"The tuned schedule is expected to be better than the current one, which is not shown: by "
+            f"{_in_words(compared[1].interval)}."
+        )
+    why = (
+        "no pairs of runs were asked for" if not config.confirm_seeds else "the budget ended before a pair of runs did"
+    )
+    by = ""
+    if current.final_loss is not None:
+        by = f" by {current.final_loss - challenger.loss:.4g} in final loss on the search's seed, which favours it"
+    return f"The tuned schedule is expected to be better than the current one{by}; {why}, so this is not shown."
+
+
+def _no_better(config: TuneConfig, compared: Sequence[Comparison]) -> str:
+    interval = compared[1].interval
+    found = "" if interval is None else f", by {_in_words(interval)}"
+    return (
+        f"What the search found is not expected to be better than the current schedule by more than "
+        f"{config.margin:.2%} of the loss{found}."
+    )
+
+
+def _in_words(interval: Interval) -> str:
+    return (
+        f"{-interval.mean:.4g} in final loss, {interval.confidence:.0%} interval {-interval.high:.4g} to "
+        f"{-interval.low:.4g} over {_seeds(len(interval.differences))}"
+    )
+
+
+def _seeds(count: int) -> str:
+    return f"{count} fresh seed{'' if count == 1 else 's'}"

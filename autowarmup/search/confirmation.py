@@ -1,0 +1,221 @@
+"""The confirmation: the best schedule that was found meets the current one on fresh seeds, pair by pair.
+
+The schedule that was found is called the challenger. A pair is over when both of its runs are, or as soon as it is
+decided: a current schedule that is far behind halfway doesn't catch up (docs/search.md has the figures), and its run
+stops there. Pairs are started in their order, as many at once as there is room for, until they have decided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from autowarmup.schedule.schedule import Schedule
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.pairs import NoisePrior, Posterior, expected_noise
+from autowarmup.search.trial_state import TrialState
+from autowarmup.seeds import derive_seed
+from autowarmup.training.trace import marks
+
+FAR_BEHIND = 10.0
+"""A current schedule that is behind by this many times the noise of a pair halfway doesn't catch up."""
+SPREAD = 1.0
+"""Standard deviation of the logarithm of a pair's noise over the expected one; measured in docs/search.md."""
+SURE = 0.985
+"""Pairs have decided when one schedule is better with this probability. With up to five pairs they then find a
+difference where there is none in fewer than 5% of studies; see tests/test_pairs.py."""
+UNLIKELY = 0.1
+"""They have also decided when a difference that matters is less probable than this."""
+
+Standing = Literal["undecided", "better", "no better", "broken"]
+"""What the pairs say of a challenger: nothing yet, better than the current schedule, no better by an amount that
+matters, or unstable on a fresh seed."""
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """A schedule that may be handed back.
+
+    Args:
+        candidate: its number in the study.
+        schedule: the schedule.
+        loss: its final loss on the search's seed; infinite where it was not trained there.
+        noise: the noise that is expected of a pair, in units of the loss.
+    """
+
+    candidate: int
+    schedule: Schedule
+    loss: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Runs of a challenger and of the current schedule under one fresh seed.
+
+    Args:
+        challenger: its run; None where it hasn't started.
+        current: the run of the current schedule; None where it hasn't started.
+        every: optimizer steps between two evaluations.
+        halfway: the step from which on a pair may be decided.
+    """
+
+    challenger: TrialState | None
+    current: TrialState | None
+    every: int
+    halfway: int
+
+    @property
+    def broken(self) -> bool:
+        """Whether the challenger didn't get to its end."""
+        return self.challenger is not None and self.challenger.outcome in ("unstable", "failed")
+
+    @property
+    def won(self) -> bool:
+        """Whether the current schedule became unstable where the challenger didn't."""
+        lost = self.current is not None and self.current.outcome == "unstable"
+        return lost and self.challenger is not None and self.challenger.final_loss is not None
+
+    @property
+    def noise(self) -> float:
+        """The noise that its runs let expect, in units of the loss. Both must have been trained halfway."""
+        assert self.challenger is not None
+        assert self.current is not None
+        return expected_noise(self.challenger.trace, self.current.trace, self.every)
+
+    @property
+    def ahead_halfway(self) -> float:
+        """By how much the challenger is ahead halfway, in units of the loss; 0 while one of the two isn't there."""
+        if self.challenger is None or self.current is None:
+            return 0.0
+        first, second = (self._halfway(trial) for trial in (self.challenger, self.current))
+        return 0.0 if first is None or second is None else second - first
+
+    @property
+    def far_ahead(self) -> bool:
+        """Whether the current schedule is too far behind halfway to catch up."""
+        return self.ahead_halfway > 0.0 and self.ahead_halfway > FAR_BEHIND * self.noise
+
+    @property
+    def difference(self) -> float | None:
+        """The challenger's final loss less the current schedule's. Where the pair was decided halfway, the difference
+        there; None while the pair is not over."""
+        if self.challenger is None or self.current is None or self.challenger.final_loss is None:
+            return None
+        if self.current.final_loss is not None:
+            return self.challenger.final_loss - self.current.final_loss
+        return -self.ahead_halfway if self.far_ahead else None
+
+    def _halfway(self, trial: TrialState) -> float | None:
+        scores = [mark.score for mark in marks(trial.trace, self.every) if mark.step == self.halfway]
+        return scores[0] if scores and math.isfinite(scores[0]) else None
+
+
+class Confirmation:
+    """The pairs of a study.
+
+    Args:
+        config: what the study does.
+        current: the number of the current schedule among the candidates.
+        new: makes a trial of a schedule, given its candidate's number, its seed, and whether only a loss that is not
+            finite ends it.
+    """
+
+    def __init__(self, config: TuneConfig, current: int, new: Callable[[Schedule, int, int, bool], TrialState]) -> None:
+        self._config, self._current, self._new = config, current, new
+        self._seeds = [derive_seed(config.seed, "confirmation", i) for i in range(config.confirm_seeds)]
+        self._runs: dict[tuple[int, int], TrialState] = {}
+        self._halfway = config.rungs[-2] if len(config.rungs) > 1 else config.horizon
+
+    def next_stage(
+        self, challenger: Challenger, running: Sequence[TrialState], left: int
+    ) -> tuple[TrialState, int] | None:
+        """The run to train next and the step to train it to; None where there is nothing to start now.
+
+        Args:
+            challenger: the schedule that is confirmed.
+            running: the trials that are being trained.
+            left: optimizer steps that may still be spent.
+        """
+        if self.standing(challenger) != "undecided":
+            return None
+        rungs = self._config.rungs
+        for seed in self._seeds:
+            pair = self._pair(challenger.candidate, seed)
+            for candidate, trial in ((challenger.candidate, pair.challenger), (self._current, pair.current)):
+                if trial is not None and (trial.outcome is not None or trial in running):
+                    continue
+                end = 0 if trial is None else trial.end
+                if candidate == self._current and end >= self._halfway and not self._may_go_on(pair):
+                    continue
+                until = next(rung for rung in rungs if rung > end)
+                needed = until - end if end else self._config.horizon
+                if needed > left:
+                    return None
+                if trial is None:
+                    trial = self._start(challenger, candidate, seed)
+                return trial, until
+        return None
+
+    def standing(self, challenger: Challenger) -> Standing:
+        """What the pairs say of a challenger so far."""
+        pairs = [self._pair(challenger.candidate, seed) for seed in self._seeds]
+        if any(pair.broken for pair in pairs):
+            return "broken"
+        posterior = self.posterior(challenger)
+        won = sum(pair.won for pair in pairs)
+        met = won + (len(posterior.differences) if posterior else 0)
+        if won and 2 * won >= met:
+            return "better"
+        if posterior is None:
+            return "undecided"
+        if posterior.chance_below(0.0) >= SURE:
+            return "better"
+        if posterior.chance_below(-self.worth(challenger)) <= UNLIKELY:
+            return "no better"
+        return "undecided"
+
+    def posterior(self, challenger: Challenger) -> Posterior | None:
+        """What the pairs that are over say of the difference; None before the first is."""
+        over = [pair for seed in self._seeds if (pair := self._pair(challenger.candidate, seed)).difference is not None]
+        differences = tuple(pair.difference for pair in over if pair.difference is not None)
+        if not differences:
+            return None
+        noise = float(np.median([pair.noise for pair in over]))
+        return Posterior(differences=differences, prior=NoisePrior(expected=noise, spread=SPREAD))
+
+    def worth(self, challenger: Challenger) -> float:
+        """The smallest difference that matters, in units of the loss."""
+        runs = [run.final_loss for (number, _), run in self._runs.items() if number == challenger.candidate]
+        losses = [abs(loss) for loss in runs if loss is not None]
+        return self._config.margin * (sum(losses) / len(losses)) if losses else 0.0
+
+    def pairs(self, candidate: int) -> list[Pair]:
+        """The pairs of a candidate that have started, in the order of their seeds."""
+        pairs = [self._pair(candidate, seed) for seed in self._seeds]
+        return [pair for pair in pairs if pair.challenger is not None]
+
+    def pair_of(self, challenger: TrialState | None, current: TrialState | None) -> Pair:
+        """Two runs under one seed as a pair."""
+        return Pair(challenger, current, self._config.eval_every, self._halfway)
+
+    def _pair(self, candidate: int, seed: int) -> Pair:
+        return self.pair_of(self._runs.get((candidate, seed)), self._runs.get((self._current, seed)))
+
+    def _may_go_on(self, pair: Pair) -> bool:
+        """Whether the current schedule's run goes on from halfway: where the challenger has been there, and is not far
+        ahead."""
+        if pair.challenger is None or pair.challenger.end < self._halfway:
+            return False
+        return not pair.far_ahead
+
+    def _start(self, challenger: Challenger, candidate: int, seed: int) -> TrialState:
+        is_current = candidate == self._current
+        schedule = self._config.current_schedule if is_current else challenger.schedule
+        trial = self._new(schedule, candidate, seed, is_current)
+        self._runs[candidate, seed] = trial
+        return trial
