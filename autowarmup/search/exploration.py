@@ -17,6 +17,7 @@ import numpy as np
 from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.candidates import Candidate, Candidates, harsher
 from autowarmup.search.config import TuneConfig
+from autowarmup.search.prior import Prior
 from autowarmup.search.surrogate import Surrogate
 from autowarmup.search.trial_state import TrialState
 
@@ -44,10 +45,11 @@ class Exploration:
         expected: the best peak to expect, as the probe tells.
         peaks: the peaks to search.
         looks: how many schedules to start with beside the current one, >= 2.
+        prior: what is expected of schedules.
     """
 
-    def __init__(self, config: TuneConfig, source: Candidates, expected: float, peaks: PeakRange, looks: int) -> None:
-        self._config, self._expected = config, expected
+    def __init__(self, config: TuneConfig, source: Candidates, expected: float, peaks: PeakRange, looks: int, prior: Prior) -> None:
+        self._config, self._expected, self._prior = config, expected, prior
         self._starts = source.starts(expected, peaks, looks)
         self._looks = len(self._starts) + 1
         self._pool = [*source.plain(peaks), *source.pool(peaks)]
@@ -95,7 +97,7 @@ class Exploration:
                 return None
             gentler = min([self._expected, *(schedule.peak for schedule in broken)]) / 3.0
             return min(choices, key=lambda choice: abs(math.log(choice.schedule.peak / gentler)))
-        model = Surrogate(evidence, self._expected_peak(trials))
+        model = Surrogate(evidence, self._expected_peak(trials), self._prior)
         if running:
             model = model.fantasize([trial.schedule for trial in running])
         if model.finished:

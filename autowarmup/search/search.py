@@ -26,6 +26,7 @@ from autowarmup.search.confirmation import Challenger, Confirmation
 from autowarmup.search.decisions import Arrival, Conclusion, Decision, Decisions, Finish, Start, Wait
 from autowarmup.search.exploration import Exploration
 from autowarmup.search.pairs import expected_noise
+from autowarmup.search.prior import Prior
 from autowarmup.search.probe import peak_of_ramp, ramp
 from autowarmup.search.trial_state import TrialState, cause_of
 from autowarmup.search.trials import Role, SegmentResult, TrialSpec
@@ -62,10 +63,13 @@ class Search:
         config: what the study does.
         candidates: where schedules come from; left out, the configuration's space.
         slots: how many trials can run at once when it begins, >= 1.
+        prior: what is expected of schedules; left out, what was learned from other tasks.
     """
 
-    def __init__(self, config: TuneConfig, candidates: Candidates | None = None, slots: int = 1) -> None:
-        self.config = config
+    def __init__(
+        self, config: TuneConfig, candidates: Candidates | None = None, slots: int = 1, prior: Prior | None = None
+    ) -> None:
+        self.config, self._prior = config, prior or Prior.learned()
         self.slots = config.cohort or min(slots, MOST_SLOTS)
         self.budget = config.budget_with(self.slots)
         self._search_budgets = config.search_budgets_with(self.slots)
@@ -132,7 +136,7 @@ class Search:
             expected = self._expected_peak()
             self.peaks = self._peak_range(expected)
             self._exploration = Exploration(
-                self.config, self._source, expected, self.peaks, looks=max(2, self.slots - 1)
+                self.config, self._source, expected, self.peaks, looks=max(2, self.slots - 1), prior=self._prior
             )
         trials = self._on_search_seed
         running = [trial for trial in trials if trial.spec.number in self._running]
@@ -226,7 +230,8 @@ class Search:
             return math.sqrt(config.space.peak.low * config.space.peak.high)
         if not len(self._probe.trace):
             return self._source.within(config.current_peak)
-        return self._source.within(peak_of_ramp(self._probe.trace, config.current_peak))
+        reading = peak_of_ramp(self._probe.trace, config.current_peak)
+        return self._source.within(self._prior.expected_peak(config.current_peak, reading))
 
     def _peak_range(self, expected: float) -> PeakRange:
         """The peaks to search: around the expected one and today's, within the space."""

@@ -21,18 +21,11 @@ from typing import Any
 import numpy as np
 
 from autowarmup.schedule.schedule import Schedule
+from autowarmup.search.prior import Prior
 from autowarmup.training.trace import Trace, marks
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
-LENGTHS = (0.5, 0.3, 0.4, 0.3, 1.0)
-"""Length scales of the kernel: one for each of the four :func:`features`, and one for the step as a share of the
-horizon."""
-NOISE = 0.15
-"""Variance of one evaluation, in squares of the typical difference."""
-PRIOR_WIDTH = 1.0
-"""Width of the prior mean, in decades of the peak: so far from the expected peak, a schedule is expected to be worse by
-about one typical difference."""
 AHEAD = 0.15
 """A score above the trivial loss is extrapolated ahead by this share of the horizon, at most down to the trivial
 loss."""
@@ -114,8 +107,8 @@ class Surrogate:
 
     Args:
         evidence: that of the trials so far; at least one has a score.
-        expected_peak: the best peak to expect before there is any evidence; see
-            :func:`autowarmup.search.probe.peak_of_ramp`.
+        expected_peak: the best peak to expect before there is any evidence.
+        prior: what is expected of schedules; left out, what was learned from other tasks.
 
     Attributes:
         reference: the schedule that differences are taken from: the best one that got to the horizon, or else the one
@@ -124,8 +117,8 @@ class Surrogate:
         scale: the typical difference, in units of the loss: the median size of the differences.
     """
 
-    def __init__(self, evidence: Sequence[Evidence], expected_peak: float) -> None:
-        self._expected = math.log10(expected_peak)
+    def __init__(self, evidence: Sequence[Evidence], expected_peak: float, prior: Prior | None = None) -> None:
+        self._expected_peak, self._prior = expected_peak, prior or Prior.learned()
         known = [item for item in evidence if item.scores and not item.broke] or [e for e in evidence if e.scores]
         reference = min(known, key=lambda item: (-item.end, item.scores[-1][1]))
         self.reference = reference.schedule
@@ -167,7 +160,7 @@ class Surrogate:
         """
         places = np.array([(*features(schedule), 1.0) for schedule in schedules])
         mean, deviation = self._process.predict(places, return_std=True)
-        return mean + self._prior(places) + self._offset, deviation
+        return mean + self._prior.mean_of(places, self._expected_peak) + self._offset, deviation
 
     def improvement(self, schedules: Sequence[Schedule], bound: float = 0.0) -> Vector:
         """The expected improvement on ``bound``, shape ``(n,)``, in the unit of :meth:`predict`; left out, on the
@@ -185,14 +178,8 @@ class Surrogate:
         from sklearn.gaussian_process.kernels import Matern
 
         self._rows, self._values = rows, values
-        residuals = values - self._prior(rows)
+        residuals = values - self._prior.mean_of(rows, self._expected_peak)
         self._offset = float(residuals.mean())
-        kernel = Matern(length_scale=LENGTHS, nu=2.5)
-        self._process = GaussianProcessRegressor(kernel, alpha=NOISE, optimizer=None)
+        kernel = Matern(length_scale=self._prior.lengths, nu=2.5)
+        self._process = GaussianProcessRegressor(kernel, alpha=self._prior.noise, optimizer=None)
         self._process.fit(rows, residuals - self._offset)
-
-    def _prior(self, rows: Vector) -> Vector:
-        """The prior mean: lowest at the expected peak, quadratic near it and linear in the logarithm of the peak far
-        from it."""
-        prior: Vector = 2.0 * (np.hypot(1.0, (rows[:, 0] - self._expected) / PRIOR_WIDTH) - 1.0)
-        return prior

@@ -20,6 +20,7 @@ from autowarmup.search.verdict import Verdict
 from autowarmup.seeds import derive_seed
 from autowarmup.training.trace import Trace
 from benchmarks.search.objective import BudgetSpent, Objective, TableObjective, between, cut
+from benchmarks.search.prior import prior_for
 from benchmarks.search.slots import Slots
 from benchmarks.search.snapping import GridCandidates
 from benchmarks.search.tables import Table
@@ -30,7 +31,8 @@ CONFIRM_SEEDS: int = TuneConfig.model_fields["confirm_seeds"].default
 def autowarmup(objective: Objective, seed: int) -> None:
     """The search alone: it ends where the first confirming run would start, or where the budget is spent."""
     config = configured(objective, seed, CONFIRM_SEEDS)
-    search = Search(config, GridCandidates(config, objective.grid), slots=objective.slots.number)
+    candidates = GridCandidates(config, objective.grid)
+    search = Search(config, candidates, objective.slots.number, prior_for(objective.name))
     watched = Watched(objective)
 
     def answer(spec: TrialSpec, start: int, until: int) -> SegmentResult:
@@ -73,7 +75,7 @@ def study(table: Table, number: int, slots: int = 1) -> Answer:
     clock: Slots[SegmentResult] = Slots(slots)
     objectives = {seed: TableObjective(table, seed, 1000 * table.horizon, clock) for seed in table.seeds}
     config = configured(objectives[own], number, len(fresh))
-    search = Search(config, GridCandidates(config, table.grid), slots=slots)
+    search = Search(config, GridCandidates(config, table.grid), slots, prior_for(table.name))
     seeds = {derive_seed(config.seed, "confirmation", i): seed for i, seed in enumerate(fresh)}
     answers = {seed: Watched(objective) for seed, objective in objectives.items()}
 

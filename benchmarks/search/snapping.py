@@ -10,14 +10,16 @@ from autowarmup.schedule.ranges import PeakRange
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.candidates import Candidate, Candidates
 from autowarmup.search.config import TuneConfig
-from autowarmup.search.surrogate import LENGTHS, features
+from autowarmup.search.surrogate import features
 
+LENGTHS = (0.5, 0.3, 0.4, 0.3)
+"""How far schedules may differ in each of their features to be much alike."""
 POOL = 0.6
 """Share of the grid that a search may choose from, drawn by its seed, as the search draws its pool from a space."""
 
 
 def nearest(schedule: Schedule, schedules: Iterable[Schedule]) -> Schedule:
-    """The schedule that is most like another one, as the surrogate measures it."""
+    """The schedule that is most like another one, by the surrogate's features."""
     return min(schedules, key=lambda other: _distance(other, schedule))
 
 
@@ -39,5 +41,5 @@ class GridCandidates(Candidates):
 
 
 def _distance(first: Schedule, second: Schedule) -> float:
-    near = np.subtract(features(first), features(second)) / LENGTHS[:4]
+    near = np.subtract(features(first), features(second)) / LENGTHS
     return float((near**2).sum())
