@@ -14,7 +14,7 @@ from autowarmup.report.trials import Traces, searched
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import Linear, NoWarmup, Rule
 from autowarmup.search.candidates import Candidates
-from autowarmup.search.probe import peak_of_ramp
+from autowarmup.search.prior import Prior
 from autowarmup.search.surrogate import Evidence, Surrogate
 from autowarmup.search.trial_state import TrialState
 from autowarmup.search.trials import TrialSpec
@@ -87,13 +87,9 @@ def _evidence(result: TuneResult, record: TrialRecord, traces: Traces) -> Eviden
 
 
 def _expected_peak(result: TuneResult, traces: Traces) -> float:
-    """The peak that the search expected to be best: as the probe told, else the middle of the peaks searched."""
-    config = result.config
-    for record in result.records:
-        if record.role == "probe" and record.number in traces:
-            return Candidates(config).within(peak_of_ramp(traces[record.number], config.current_peak))
-    peaks = result.peak_range
-    return config.current_peak if peaks is None else math.sqrt(peaks.low * peaks.high)
+    """The peak that the search expected to be best."""
+    probes = [traces[record.number] for record in result.records if record.role == "probe" and record.number in traces]
+    return Candidates(result.config).expected_peak(probes[0] if probes else None, Prior.learned())
 
 
 def usual_schedule(result: TuneResult) -> Schedule:

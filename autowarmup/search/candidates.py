@@ -11,8 +11,11 @@ from typing import Any
 from autowarmup.schedule import Schedule
 from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.config import TuneConfig
+from autowarmup.search.prior import Prior
+from autowarmup.search.probe import peak_of_ramp
 from autowarmup.search.surrogate import features
 from autowarmup.seeds import derive_seed
+from autowarmup.training.trace import Trace
 
 POOL_BITS = 9
 """Candidates to choose from: two to this power."""
@@ -93,6 +96,18 @@ class Candidates:
         chooser = UnitCubePoint(fixed, point)
         schedule = config.space.suggest(chooser, peaks, config.horizon, config.steps_per_epoch, config.beta2)
         return Candidate(schedule, chooser.params)
+
+    def expected_peak(self, probe: Trace | None, prior: Prior) -> float:
+        """The best peak to expect, within the space.
+
+        Args:
+            probe: what the probe recorded; None where there is none.
+            prior: what is expected of schedules.
+        """
+        current, bounds = self.config.current_peak, self.config.space.peak
+        if probe is not None and len(probe):
+            return self.within(prior.expected_peak(current, peak_of_ramp(probe, current)))
+        return current if bounds is None else math.sqrt(bounds.low * bounds.high)
 
     def within(self, peak: float) -> float:
         """The nearest peak of the space."""

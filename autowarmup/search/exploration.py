@@ -48,7 +48,9 @@ class Exploration:
         prior: what is expected of schedules.
     """
 
-    def __init__(self, config: TuneConfig, source: Candidates, expected: float, peaks: PeakRange, looks: int, prior: Prior) -> None:
+    def __init__(
+        self, config: TuneConfig, source: Candidates, expected: float, peaks: PeakRange, looks: int, prior: Prior
+    ) -> None:
         self._config, self._expected, self._prior = config, expected, prior
         self._starts = source.starts(expected, peaks, looks)
         self._looks = len(self._starts) + 1

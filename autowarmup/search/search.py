@@ -27,7 +27,7 @@ from autowarmup.search.decisions import Arrival, Conclusion, Decision, Decisions
 from autowarmup.search.exploration import Exploration
 from autowarmup.search.pairs import expected_noise
 from autowarmup.search.prior import Prior
-from autowarmup.search.probe import peak_of_ramp, ramp
+from autowarmup.search.probe import ramp
 from autowarmup.search.trial_state import TrialState, cause_of
 from autowarmup.search.trials import Role, SegmentResult, TrialSpec
 from autowarmup.training.trace import Outcome
@@ -133,7 +133,8 @@ class Search:
         if self._explored:
             return None
         if self._exploration is None:
-            expected = self._expected_peak()
+            probe = None if self._probe is None else self._probe.trace
+            expected = self._source.expected_peak(probe, self._prior)
             self.peaks = self._peak_range(expected)
             self._exploration = Exploration(
                 self.config, self._source, expected, self.peaks, looks=max(2, self.slots - 1), prior=self._prior
@@ -221,17 +222,6 @@ class Search:
         return self._confirmation
 
     # -- what is known --
-
-    def _expected_peak(self) -> float:
-        """Where the best peak is to be expected, within the space: as the ramp of the rate tells."""
-        config = self.config
-        if self._probe is None:
-            assert config.space.peak is not None
-            return math.sqrt(config.space.peak.low * config.space.peak.high)
-        if not len(self._probe.trace):
-            return self._source.within(config.current_peak)
-        reading = peak_of_ramp(self._probe.trace, config.current_peak)
-        return self._source.within(self._prior.expected_peak(config.current_peak, reading))
 
     def _peak_range(self, expected: float) -> PeakRange:
         """The peaks to search: around the expected one and today's, within the space."""
