@@ -28,7 +28,7 @@ from autowarmup.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import TuneConfig
 from autowarmup.study.driver import conduct, opened_study
-from autowarmup.study.progress import Progress
+from autowarmup.study.progress import Silent
 from autowarmup.study.store import StudyStore
 from autowarmup.training.base import RunningTrial, Task
 from autowarmup.training.trace import Trace
@@ -98,7 +98,7 @@ def measured(name: str, slots: int, seconds: float) -> str:
             closing(trials) as engine,
             opened_study(folder / "study", config, None) as store,
         ):
-            result = conduct(store, config, engine, Progress())
+            result = conduct(store, config, engine, Silent())
             ended = time.time()
             first = min(trial.started_at for trial in segments(store))
     regret = "none" if result.schedule is None else f"{standard.regret(nearest(result.schedule, standard.mean)):.1f}"
