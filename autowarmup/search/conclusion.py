@@ -72,8 +72,6 @@ def _comparisons(
     """The two schedules on the fresh seeds."""
     if not pairs:
         return ()
-    over = [pair for pair in pairs if pair.difference is not None]
-    whole = all(pair.current is not None and pair.current.final_loss is not None for pair in over)
     posterior = confirmation.posterior(challenger)
     sides = (
         (TUNED, challenger.candidate, challenger.schedule, [pair.challenger for pair in pairs]),
@@ -86,7 +84,7 @@ def _comparisons(
             schedule=schedule,
             final_losses=tuple(None if run is None else run.final_loss for run in runs),
             unstable=sum(run is not None and run.outcome == "unstable" for run in runs),
-            interval=Interval.of(posterior) if posterior and whole and name == CURRENT else None,
+            interval=Interval.of(posterior) if posterior and name == CURRENT else None,
         )
         for name, candidate, schedule, runs in sides
     )
@@ -107,20 +105,20 @@ def _no_challenger(config: TuneConfig, current: TrialState, best: TrialState | N
 
 
 def _shown(pairs: Sequence[Pair], compared: Sequence[Comparison]) -> str:
-    interval = compared[1].interval
+    interval, lost = compared[1].interval, compared[1].unstable
+    told = []
     if interval is not None:
-        return f"The tuned schedule beats the current one by {_in_words(interval)}."
-    lost = compared[1].unstable
+        told.append(f"The tuned schedule beats the current one by {_in_words(interval)}.")
     if lost:
-        return (
-            f"The tuned schedule is stable on {_seeds(len(compared[0].losses))}; the current one became unstable on "
-            f"{lost} of {len(pairs)}."
+        told.append(f"The current schedule became unstable on {_seeds(lost)}, where the tuned one is stable.")
+    ahead = [pair.ahead_halfway for pair in pairs if pair.difference is None and pair.far_ahead]
+    if ahead:
+        told.append(
+            f"On {_seeds(len(ahead))} the current schedule was {sum(ahead) / len(ahead):.4g} behind the tuned one "
+            f"halfway, more than {FAR_BEHIND:g} times as much as their difference moves from one evaluation to the "
+            f"next. From there it doesn't catch up, so these runs ended there."
         )
-    ahead = [pair.ahead_halfway for pair in pairs if pair.difference is not None]
-    return (
-        f"On {_seeds(len(ahead))} the current schedule was {sum(ahead) / len(ahead):.4g} behind the tuned one halfway, "
-        f"more than {FAR_BEHIND:g} times the noise; it doesn't catch up from there, and was not trained further."
-    )
+    return " ".join(told)
 
 
 def _expected(config: TuneConfig, current: TrialState, challenger: Challenger, compared: Sequence[Comparison]) -> str:

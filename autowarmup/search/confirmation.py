@@ -1,8 +1,8 @@
 """The confirmation: the best schedule that was found meets the current one on fresh seeds, pair by pair.
 
-The schedule that was found is called the challenger. A pair is over when both of its runs are, or as soon as it is
-decided: a current schedule that is far behind halfway doesn't catch up (docs/search.md has the figures), and its run
-stops there. Pairs are started in their order, as many at once as there is room for, until they have decided.
+The schedule that was found is called the challenger. A pair is over when both of its runs are, or halfway where the
+current schedule is so far behind there that it doesn't catch up (docs/search.md has the figures). Pairs are started in
+their order, as many at once as there is room for, until they have decided.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import numpy as np
 
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.config import TuneConfig
-from autowarmup.search.pairs import NoisePrior, Posterior, expected_noise
+from autowarmup.search.pairs import NoisePrior, Posterior, expected_noise, jitter
 from autowarmup.search.trial_state import TrialState
 from autowarmup.seeds import derive_seed
 from autowarmup.training.trace import marks
 
-FAR_BEHIND = 10.0
-"""A current schedule that is behind by this many times the noise of a pair halfway doesn't catch up."""
+FAR_BEHIND = 4.0
+"""A current schedule that is behind halfway by this many times the jitter of the difference there doesn't catch up: in
+the tables of the search benchmark one in a thousand does."""
+BEFORE_HALFWAY = 7
+"""Evaluations that this jitter is taken from."""
 SPREAD = 1.0
 """Standard deviation of the logarithm of a pair's noise over the expected one; measured in docs/search.md."""
 SURE = 0.985
@@ -76,9 +79,12 @@ class Pair:
 
     @property
     def won(self) -> bool:
-        """Whether the current schedule became unstable where the challenger didn't."""
-        lost = self.current is not None and self.current.outcome == "unstable"
-        return lost and self.challenger is not None and self.challenger.final_loss is not None
+        """Whether the current schedule became unstable where the challenger didn't, or was far behind halfway."""
+        if self.current is None or self.challenger is None:
+            return False
+        if self.current.outcome == "unstable":
+            return self.challenger.final_loss is not None
+        return self.difference is None and self.far_ahead
 
     @property
     def noise(self) -> float:
@@ -98,17 +104,26 @@ class Pair:
     @property
     def far_ahead(self) -> bool:
         """Whether the current schedule is too far behind halfway to catch up."""
-        return self.ahead_halfway > 0.0 and self.ahead_halfway > FAR_BEHIND * self.noise
+        if self.challenger is None or self.current is None or self.ahead_halfway <= 0.0:
+            return False
+        traces = self.challenger.trace, self.current.trace
+        return self.ahead_halfway > FAR_BEHIND * jitter(*traces, self.every, BEFORE_HALFWAY, self.halfway)
+
+    @property
+    def undecided_halfway(self) -> bool:
+        """Whether both runs have been halfway, and neither is too far ahead for the other there."""
+        runs = [trial for trial in (self.challenger, self.current) if trial is not None]
+        there = [trial.outcome is not None or trial.end >= self.halfway for trial in runs]
+        return len(there) == 2 and all(there) and not self.far_ahead
 
     @property
     def difference(self) -> float | None:
-        """The challenger's final loss less the current schedule's. Where the pair was decided halfway, the difference
-        there; None while the pair is not over."""
-        if self.challenger is None or self.current is None or self.challenger.final_loss is None:
+        """The challenger's final loss less the current schedule's; None where one of the two isn't at its end."""
+        if self.challenger is None or self.challenger.final_loss is None:
             return None
-        if self.current.final_loss is not None:
-            return self.challenger.final_loss - self.current.final_loss
-        return -self.ahead_halfway if self.far_ahead else None
+        if self.current is None or self.current.final_loss is None:
+            return None
+        return self.challenger.final_loss - self.current.final_loss
 
     def _halfway(self, trial: TrialState) -> float | None:
         scores = [mark.score for mark in marks(trial.trace, self.every) if mark.step == self.halfway]
@@ -150,7 +165,7 @@ class Confirmation:
                 if trial is not None and (trial.outcome is not None or trial in running):
                     continue
                 end = 0 if trial is None else trial.end
-                if candidate == self._current and end >= self._halfway and not self._may_go_on(pair):
+                if end >= self._halfway and not pair.undecided_halfway:
                     continue
                 until = next(rung for rung in rungs if rung > end)
                 needed = until - end if end else self._config.horizon
@@ -205,13 +220,6 @@ class Confirmation:
 
     def _pair(self, candidate: int, seed: int) -> Pair:
         return self.pair_of(self._runs.get((candidate, seed)), self._runs.get((self._current, seed)))
-
-    def _may_go_on(self, pair: Pair) -> bool:
-        """Whether the current schedule's run goes on from halfway: where the challenger has been there, and is not far
-        ahead."""
-        if pair.challenger is None or pair.challenger.end < self._halfway:
-            return False
-        return not pair.far_ahead
 
     def _start(self, challenger: Challenger, candidate: int, seed: int) -> TrialState:
         is_current = candidate == self._current

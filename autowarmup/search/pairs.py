@@ -23,10 +23,12 @@ import numpy as np
 from autowarmup.training.trace import Trace, marks
 from autowarmup.values import Frozen
 
-LAST = 6
-"""Evaluations that the noise is expected from."""
+LAST = 11
+"""Evaluations that the noise is expected from: those of the last half of a run."""
+FACTOR = 2.0
+"""The noise of a pair over the jitter there; the median over the tables of the search benchmark."""
 SMALLEST = 1e-6
-"""The smallest noise that is expected, as a share of the loss."""
+"""The smallest jitter, as a share of the loss."""
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -100,8 +102,9 @@ class Posterior(Frozen):
 
 
 def expected_noise(first: Trace, second: Trace, every: int) -> float:
-    """The noise to expect of a pair, in units of the loss, from two trials under one seed: the standard deviation of
-    the steps that the difference of their losses takes between the last evaluations that both have.
+    """The noise to expect of a pair, in units of the loss, from two trials under one seed: twice the
+    :func:`jitter` of the last half of a run. Measured on the tables of the search benchmark: the noise of their pairs
+    is around it with a standard deviation of its logarithm of 0.95 (docs/search.md).
 
     Args:
         first: what one trial recorded, from its start.
@@ -110,18 +113,36 @@ def expected_noise(first: Trace, second: Trace, every: int) -> float:
 
     Returns:
         A number above 0.
+    """
+    return FACTOR * jitter(first, second, every, LAST)
+
+
+def jitter(first: Trace, second: Trace, every: int, last: int, until: float = math.inf) -> float:
+    """The standard deviation of the steps that the difference of two trials' losses takes from one evaluation to the
+    next, over the square root of two: that of the evaluations, where they were independent.
+
+    Args:
+        first: what one trial recorded, from its start.
+        second: the same of the other.
+        every: optimizer steps between two evaluations.
+        last: how many evaluations to take, the last ones that both have, >= 2.
+        until: take none after this step.
+
+    Returns:
+        A number above 0, in units of the loss.
 
     Example:
         >>> from autowarmup.training.trace import Evaluation
         >>> def trace(losses):
         ...     zeros = np.zeros(4)
         ...     return Trace(zeros, zeros, zeros, tuple(Evaluation(i + 1, x, x) for i, x in enumerate(losses)))
-        >>> round(expected_noise(trace([1.0, 0.8, 0.7, 0.6]), trace([1.1, 1.0, 0.8, 0.8]), 1), 3)
+        >>> round(jitter(trace([1.0, 0.8, 0.7, 0.6]), trace([1.1, 1.0, 0.8, 0.8]), every=1, last=4), 3)
         0.071
     """
-    losses = {mark.step: mark.loss for mark in marks(first, every)}
+    losses = {mark.step: mark.loss for mark in marks(first, every) if mark.step <= until}
     common = [losses[mark.step] - mark.loss for mark in marks(second, every) if mark.step in losses]
-    steps = np.diff(common[-LAST:])
-    size = abs(losses[max(losses)]) if losses else 0.0
-    jitter = float(np.sqrt(np.mean(steps[np.isfinite(steps)] ** 2) / 2.0)) if np.isfinite(steps).any() else 0.0
-    return max(jitter, SMALLEST * size, 1e-300)
+    steps = np.diff(common[-last:])
+    steps = steps[np.isfinite(steps)]
+    size = max((abs(loss) for loss in losses.values() if math.isfinite(loss)), default=0.0)
+    found = float(np.sqrt(np.mean(steps**2) / 2.0)) if len(steps) else 0.0
+    return max(found, SMALLEST * size, 1e-300)
