@@ -4,8 +4,8 @@
 
 Tasks of the search benchmark are really trained. Their steps take a few milliseconds, so each is made to last as long
 as a step of a larger model: a run takes ``--seconds``, in which the processor mostly waits, as it does for an
-accelerator. So eight trials run beside each other also on a machine with two cores. What a study hands back is judged
-by the schedule of the task's table that is most like it.
+accelerator. So eight trials run beside each other also on a machine with two cores. Lengths of a run are those that the
+study's own trials took. What a study hands back is judged by the schedule of the task's table that is most like it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from autowarmup.engines.settings import RaySettings
 from autowarmup.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import TuneConfig
+from autowarmup.search.trials import SegmentResult
 from autowarmup.study.driver import conduct, opened_study
 from autowarmup.study.progress import Silent
 from autowarmup.study.store import StudyStore
@@ -100,16 +101,18 @@ def measured(name: str, slots: int, seconds: float) -> str:
         ):
             result = conduct(store, config, engine, Silent())
             ended = time.time()
-            first = min(trial.started_at for trial in segments(store))
+            trained = segments(store)
     regret = "none" if result.schedule is None else f"{standard.regret(nearest(result.schedule, standard.mean)):.1f}"
     chosen = "none" if result.schedule is None else result.schedule.describe()
-    lengths = [f"{(ended - since) / seconds:.2f}" for since in (first, began)]
+    length = table.horizon * sum(item.seconds for item in trained) / sum(len(item.trace) for item in trained)
+    lengths = [f"{(ended - since) / length:.2f}" for since in (min(item.started_at for item in trained), began)]
     return row([name, str(slots), *lengths, f"{result.cost.runs:.1f}", result.verdict.kind, chosen, regret])
 
 
-def segments(store: StudyStore) -> list[Any]:
-    """All that was trained."""
-    return [store.segment(item.number, item.until) for item in store.arrivals()]
+def segments(store: StudyStore) -> list[SegmentResult]:
+    """All segments that were trained."""
+    found = [store.segment(item.number, item.until) for item in store.arrivals()]
+    return [item for item in found if item is not None]
 
 
 def main() -> None:
