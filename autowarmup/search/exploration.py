@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -70,10 +70,17 @@ class Exploration:
         Returns:
             None where nothing that is affordable is worth it, or where the results of what is running decide.
         """
-        choice = self._starts[0] if self._starts else self._best_choice(trials, running)
-        if choice is None:
-            return None
-        if self.next_rung(choice) - choice.end > (left if isinstance(choice, Candidate) else left_at_most):
+        kept = self._kept(trials, running)
+
+        def affordable(choice: Choice) -> bool:
+            steps = self.next_rung(choice) - choice.end
+            if isinstance(choice, Candidate):
+                return steps <= min(left, left_at_most - kept)
+            furthest = choice.spec.role == "proposal" and choice.end == self._config.horizon - kept
+            return steps <= (left_at_most if furthest else left_at_most - kept)
+
+        choice = self._starts[0] if self._starts else self._best_choice(trials, running, affordable)
+        if choice is None or not affordable(choice):
             return None
         if isinstance(choice, Candidate):
             self._starts = self._starts[1:]
@@ -84,7 +91,18 @@ class Exploration:
         """The step at which a trial is decided on again."""
         return next(rung for rung in self._config.rungs if rung > choice.end)
 
-    def _best_choice(self, trials: Sequence[TrialState], running: Sequence[TrialState]) -> Choice | None:
+    def _kept(self, trials: Sequence[TrialState], running: Sequence[TrialState]) -> int:
+        """Optimizer steps that the proposal which gets furthest needs from there to its end; 0 where one is there."""
+        proposals = [trial for trial in trials if trial.spec.role == "proposal"]
+        if any(trial.final_loss is not None for trial in proposals):
+            return 0
+        open_ones = [trial for trial in proposals if trial.outcome is None]
+        ends = [self.next_rung(trial) if trial in running else trial.end for trial in open_ones]
+        return self._config.horizon - max(ends, default=0)
+
+    def _best_choice(
+        self, trials: Sequence[TrialState], running: Sequence[TrialState], affordable: Callable[[Choice], bool]
+    ) -> Choice | None:
         if sum(trial.outcome == "failed" for trial in trials) >= MOST_FAILURES:
             return None
         evidence = [trial.evidence(self._config) for trial in trials if trial.outcome != "failed"]
@@ -92,6 +110,7 @@ class Exploration:
         candidates = [*self._pool, *_failed_once(trials)]
         choices: list[Choice] = [trial for trial in trials if trial.outcome is None and trial not in running]
         choices += [c for c in candidates if not any(harsher(c.schedule, schedule) for schedule in broken)]
+        choices = [choice for choice in choices if affordable(choice)]
         if not choices:
             return None
         if not any(item.scores and not item.broke for item in evidence):  # whatever was tried has broken at once
