@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.confirmation import FAR_BEHIND, Challenger, Confirmation, Pair
 from autowarmup.search.trial_state import TrialState
 from autowarmup.search.verdict import CURRENT, TUNED, Comparison, Interval, Verdict
-
-EXPECTED = 0.5
-"""A schedule is expected to be better by an amount that matters where that has at least this probability."""
 
 
 def concluded(
@@ -30,24 +28,17 @@ def concluded(
         confirmation: the pairs.
     """
     common = {"margin": config.margin, "searched": None if best is None else best.schedule}
-    if challenger is None:
-        if current.final_loss is None:
-            message = "No schedule got to its horizon: all became unstable, the current one too."
-            if best is not None:
-                message = (
-                    "No schedule is stable: the current one became unstable, and so did, on fresh seeds, what the "
-                    "search found."
-                )
-            return Verdict(kind="nothing stable", candidate=None, schedule=None, message=message, **common)
-        return _keep(current, _no_challenger(config, current, best), **common)
+    if challenger is None or (math.isinf(challenger.loss) and not confirmation.met(challenger)):
+        if current.outcome == "unstable":
+            return Verdict(kind="nothing stable", candidate=None, schedule=None, message=_nothing(best), **common)
+        return _keep(current, _no_challenger(config, current, best, broke=confirmation.broke), **common)
     pairs = confirmation.pairs(challenger.candidate)
     compared = _comparisons(challenger, current, pairs, confirmation)
     standing, posterior = confirmation.standing(challenger), confirmation.posterior(challenger)
     handed_back = {"candidate": challenger.candidate, "schedule": challenger.schedule, "comparisons": compared}
     if standing == "better":
-        return Verdict(kind="tuned", message=_shown(pairs, compared), **handed_back, **common)
-    worth = confirmation.worth(challenger)
-    if standing == "undecided" and (posterior is None or posterior.chance_below(-worth) >= EXPECTED):
+        return Verdict(kind="tuned", message=_shown(current, pairs, compared), **handed_back, **common)
+    if standing == "undecided" and (posterior is None or posterior.mean < -confirmation.worth(challenger)):
         return Verdict(
             kind="leaning", message=_expected(config, current, challenger, compared), **handed_back, **common
         )
@@ -90,11 +81,17 @@ def _comparisons(
     )
 
 
-def _no_challenger(config: TuneConfig, current: TrialState, best: TrialState | None) -> str:
+def _nothing(best: TrialState | None) -> str:
+    if best is None:
+        return "No schedule got to its horizon: all became unstable, the current one too."
+    return "No schedule is stable: the current one became unstable, and so did, on fresh seeds, what the search found."
+
+
+def _no_challenger(config: TuneConfig, current: TrialState, best: TrialState | None, *, broke: bool) -> str:
     if best is None:
         return "No other schedule got to its horizon."
-    assert best.final_loss is not None
-    assert current.final_loss is not None
+    if broke or best.final_loss is None or current.final_loss is None:
+        return "What the search found became unstable on fresh seeds."
     gain = current.final_loss - best.final_loss
     if gain <= 0:
         return "The search has nothing better than the current schedule."
@@ -104,13 +101,18 @@ def _no_challenger(config: TuneConfig, current: TrialState, best: TrialState | N
     )
 
 
-def _shown(pairs: Sequence[Pair], compared: Sequence[Comparison]) -> str:
+def _shown(current: TrialState, pairs: Sequence[Pair], compared: Sequence[Comparison]) -> str:
     interval, lost = compared[1].interval, compared[1].unstable
     told = []
-    if interval is not None:
+    if interval is not None and interval.mean < 0.0:
         told.append(f"The tuned schedule beats the current one by {_in_words(interval)}.")
     if lost:
         told.append(f"The current schedule became unstable on {_seeds(lost)}, where the tuned one is stable.")
+    if current.outcome == "unstable":
+        stable = _seeds(sum(pair.challenger is not None and pair.challenger.final_loss is not None for pair in pairs))
+        told.append(
+            f"The current schedule became unstable on the search's seed; the tuned one is stable there and on {stable}."
+        )
     ahead = [pair.ahead_halfway for pair in pairs if pair.difference is None and pair.far_ahead]
     if ahead:
         told.append(
@@ -131,7 +133,7 @@ def _expected(config: TuneConfig, current: TrialState, challenger: Challenger, c
         "no pairs of runs were asked for" if not config.confirm_seeds else "the budget ended before a pair of runs did"
     )
     by = ""
-    if current.final_loss is not None:
+    if current.final_loss is not None and math.isfinite(challenger.loss):
         by = f" by {current.final_loss - challenger.loss:.4g} in final loss on the search's seed, which favours it"
     return f"The tuned schedule is expected to be better than the current one{by}; {why}, so this is not shown."
 

@@ -85,10 +85,10 @@ class TuneConfig(Frozen):
                 f"length, or shorter ones"
             )
         if self.budget is not None and self.budget < self.least_budget:
+            then = "a pair of runs that confirms what it found" if self.confirm_seeds else "one of the current schedule"
             raise ValueError(
                 f"budget={self.budget:,} optimizer steps is too small: with runs of {self.horizon:,} steps a study "
-                f"needs at least {self.least_budget:,} (a probe, two runs for the search"
-                f"{', and a pair of runs that confirms what it found' if self.confirm_seeds else ''})"
+                f"needs at least {self.least_budget:,} (a probe, two runs for the search, and {then})"
             )
         if self.current is not None and self.current.horizon != self.total_steps:
             raise ValueError(
@@ -137,13 +137,15 @@ class TuneConfig(Frozen):
 
     @property
     def least_budget(self) -> int:
-        """The smallest budget that is accepted: the probe, two whole runs and one pair of runs."""
-        return self.probe_steps + (4 if self.confirm_seeds else 2) * self.horizon
+        """The smallest budget that is accepted: the probe, two whole runs and one pair of runs; without pairs, a run of
+        the current schedule in their place."""
+        return self.probe_steps + 2 * self.horizon + self._least_after_search
 
     def budget_with(self, slots: int) -> int:
         """Optimizer steps that the whole study may spend. Where ``budget`` is left out, it grows with the trials that
         can run at once, so that a study takes a little more than two lengths of a run: the search may spend one and a
-        half runs and as many more as there are slots, and then come the pairs. Most studies spend far less on these.
+        half runs and as many more as there are slots, and then come the pairs; without pairs, the rest of the current
+        schedule's run. Most studies spend far less on these.
 
         Args:
             slots: how many trials can run at once when the study begins, >= 1.
@@ -154,12 +156,15 @@ class TuneConfig(Frozen):
 
     def search_budgets_with(self, slots: int) -> tuple[int, int]:
         """The parts of :meth:`budget_with` that may be spent before the pairs: on new schedules, and where a trial that
-        has begun promises to be the best, on this. The pairs keep at least one, and the rest of a large budget goes to
-        the search."""
-        pair = 2 * self.horizon if self.confirm_seeds else 0
-        whole = self.budget_with(slots)
-        search = max(min(self._default_search(slots), whole - pair), whole - self._most_pairs(slots))
-        return search, min(search + self.horizon, whole - pair)
+        has begun promises to be the best, on this. At least one pair is kept for later, or a run of the current
+        schedule where there are no pairs. The rest of a large budget goes to the search."""
+        whole, reserved = self.budget_with(slots), self._least_after_search
+        search = max(min(self._default_search(slots), whole - reserved), whole - self._most_pairs(slots))
+        return search, min(search + self.horizon, whole - reserved)
+
+    @property
+    def _least_after_search(self) -> int:
+        return (2 if self.confirm_seeds else 1) * self.horizon
 
     def _default_search(self, slots: int) -> int:
         return round((1.5 + slots) * self.horizon)
@@ -167,7 +172,7 @@ class TuneConfig(Frozen):
     def _most_pairs(self, slots: int) -> int:
         """With several slots pairs start before the search has ended, so that some are of a schedule that is not the
         best after all."""
-        return (2 if slots == 1 else 3) * self.confirm_seeds * self.horizon
+        return max((2 if slots == 1 else 3) * self.confirm_seeds, 1) * self.horizon
 
 
 def validation_interval(horizon: int) -> int:

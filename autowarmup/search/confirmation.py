@@ -135,13 +135,16 @@ class Confirmation:
 
     Args:
         config: what the study does.
-        current: the number of the current schedule among the candidates.
+        current: the run of the current schedule on the search's seed.
         new: makes a trial of a schedule, given its candidate's number, its seed, and whether only a loss that is not
             finite ends it.
     """
 
-    def __init__(self, config: TuneConfig, current: int, new: Callable[[Schedule, int, int, bool], TrialState]) -> None:
-        self._config, self._current, self._new = config, current, new
+    def __init__(
+        self, config: TuneConfig, current: TrialState, new: Callable[[Schedule, int, int, bool], TrialState]
+    ) -> None:
+        self._config, self._new = config, new
+        self._on_search_seed, self._current = current, current.spec.candidate
         self._seeds = [derive_seed(config.seed, "confirmation", i) for i in range(config.confirm_seeds)]
         self._runs: dict[tuple[int, int], TrialState] = {}
         self._halfway = config.rungs[-2] if len(config.rungs) > 1 else config.horizon
@@ -186,6 +189,8 @@ class Confirmation:
         met = won + (len(posterior.differences) if posterior else 0)
         if won and 2 * won >= met:
             return "better"
+        if self._on_search_seed.outcome == "unstable" and self.met(challenger):
+            return "better"
         if posterior is None:
             return "undecided"
         if posterior.chance_below(0.0) >= SURE:
@@ -208,6 +213,16 @@ class Confirmation:
         runs = [run.final_loss for (number, _), run in self._runs.items() if number == challenger.candidate]
         losses = [abs(loss) for loss in runs if loss is not None]
         return self._config.margin * (sum(losses) / len(losses)) if losses else 0.0
+
+    def met(self, challenger: Challenger) -> bool:
+        """Whether a challenger got to its end on a fresh seed."""
+        runs = [self._runs.get((challenger.candidate, seed)) for seed in self._seeds]
+        return any(run is not None and run.final_loss is not None for run in runs)
+
+    @property
+    def broke(self) -> bool:
+        """Whether a challenger became unstable on a fresh seed."""
+        return any(run.outcome == "unstable" for (number, _), run in self._runs.items() if number != self._current)
 
     def pairs(self, candidate: int) -> list[Pair]:
         """The pairs of a candidate that have started, in the order of their seeds."""

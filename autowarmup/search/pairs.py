@@ -141,8 +141,7 @@ def jitter(first: Trace, second: Trace, every: int, last: int, until: float = ma
     """
     losses = {mark.step: mark.loss for mark in marks(first, every) if mark.step <= until}
     common = [losses[mark.step] - mark.loss for mark in marks(second, every) if mark.step in losses]
-    steps = np.diff(common[-last:])
-    steps = steps[np.isfinite(steps)]
+    steps = np.diff([difference for difference in common if math.isfinite(difference)][-last:])
     size = max((abs(loss) for loss in losses.values() if math.isfinite(loss)), default=0.0)
     found = float(np.sqrt(np.mean(steps**2) / 2.0)) if len(steps) else 0.0
     return max(found, SMALLEST * size, 1e-300)

@@ -137,7 +137,7 @@ class Search:
             expected = self._source.expected_peak(probe, self._prior)
             self.peaks = self._peak_range(expected)
             self._exploration = Exploration(
-                self.config, self._source, expected, self.peaks, looks=max(2, self.slots - 1), prior=self._prior
+                self.config, self._source, expected, self.peaks, looks=self._looks, prior=self._prior
             )
         trials = self._on_search_seed
         running = [trial for trial in trials if trial.spec.number in self._running]
@@ -151,6 +151,15 @@ class Search:
             choice = self._new(choice.schedule, "proposal", self.config.seed, params=choice.params)
         return choice, until
 
+    @property
+    def _looks(self) -> int:
+        """How many schedules to start with beside the current one: as there is room for, if one can then go on to its
+        end."""
+        config = self.config
+        first = config.rungs[0]
+        affordable = (self._search_budgets[1] - config.probe_steps - config.horizon) // first
+        return max(2, min(self.slots - 1, affordable))
+
     def _confirming_stage(self) -> Stage | None:
         """The next run of the pairs. Where nothing was found that could beat the current schedule, this goes on."""
         challenger, current = self._next_challenger(), self._current
@@ -162,12 +171,13 @@ class Search:
             return None
         if challenger is not None and self._far_ahead(challenger):
             return None
-        return current, next(rung for rung in self.config.rungs if rung > current.end)
+        until = next(rung for rung in self.config.rungs if rung > current.end)
+        return (current, until) if until - current.end <= self.budget - self._committed else None
 
     def _next_challenger(self) -> Challenger | None:
         """The schedule that is to meet the current one: the best on the search's seed, without those that became
         unstable on a fresh one; at last that at half its peak. One that has started stays, unless another one is
-        clearly better."""
+        clearly better. Where that turns out no better than the current one, one that is better takes its place."""
         found = [self._as_challenger(trial) for trial in self._best_first if self._is_ahead(trial)]
         usable = [item for item in found if self._pairs.standing(item) != "broken"]
         if found and not usable:
@@ -178,6 +188,9 @@ class Search:
             self._challenger = stays[0]
         else:
             self._challenger = usable[0] if usable else None
+        if self._challenger is not None and self._pairs.standing(self._challenger) == "no better":
+            shown = [item for item in usable if self._pairs.standing(item) == "better"]
+            self._challenger = shown[0] if shown else self._challenger
         return self._challenger
 
     def _as_challenger(self, trial: TrialState) -> Challenger:
@@ -218,7 +231,7 @@ class Search:
                     schedule, "confirmation", seed, candidate, stop_only_on_nonfinite=stop_only_on_nonfinite
                 )
 
-            self._confirmation = Confirmation(self.config, self._current.spec.candidate, new)
+            self._confirmation = Confirmation(self.config, self._current, new)
         return self._confirmation
 
     # -- what is known --
