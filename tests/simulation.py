@@ -95,10 +95,6 @@ class Played:
         """The segments on fresh seeds."""
         return [segment for segment in self.segments if segment[0].role == "confirmation"]
 
-    def proposals(self) -> list[TrialSpec]:
-        """The proposals in the order in which they started."""
-        return [spec for spec, start, _ in self.segments if spec.role == "proposal" and start == 0]
-
 
 def first(running: list[int]) -> int:
     return running[0]
@@ -162,3 +158,18 @@ def play(search: Search, answer: Answer, order: Order = first, slots: Callable[[
     assert set(played.outcomes) == {spec.number for spec, _, _ in played.segments}
     assert sum(ends.values()) == search.spent <= search.budget
     return played
+
+
+def conducted(
+    search: Search, answer: Answer
+) -> tuple[Conclusion, list[tuple[TrialSpec, int, int]], dict[int, Outcome]]:
+    """A search with segments that end in the order of their starts: its conclusion, its segments, and how each trial
+    ended."""
+    played = play(search, answer)
+    assert played.conclusion is not None
+    return played.conclusion, played.segments, played.outcomes
+
+
+def proposals(segments: list[tuple[TrialSpec, int, int]]) -> list[TrialSpec]:
+    """The proposals in the order in which they started."""
+    return [spec for spec, start, _ in segments if spec.role == "proposal" and start == 0]

@@ -20,13 +20,17 @@ from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.decisions import Arrival, Conclusion, Decision, Decisions, Finish, Start, Wait
 from autowarmup.search.search import Search
 from autowarmup.search.trials import SegmentResult, TrialSpec
-from autowarmup.search.verdict import judge
+from autowarmup.search.verdict import Verdict
 from autowarmup.study.execution import carry_out
 from autowarmup.study.progress import Silent
 from autowarmup.study.store import StudyStore
-from tests.test_search import Answer, config, failing, smooth
+from tests.simulation import Answer, config, failing, smooth
 
 RUNGS = (10, 20, 40)
+CONCLUSION = Conclusion(
+    Verdict(kind="nothing stable", candidate=None, schedule=None, margin=0.005, message="Nothing."),
+    PeakRange(low=1e-3, high=1.0),
+)
 TRIALS = 12
 
 
@@ -85,7 +89,7 @@ def greedy(log: list[Decision]) -> Decisions:
             yield log[-1]
             running, started = running + 1, started + 1
         if not running:
-            return Conclusion(judge(None, []), PeakRange(low=1e-3, high=1.0))
+            return CONCLUSION
         log.append(Wait())
         arrival = yield log[-1]
         assert arrival is not None
@@ -204,7 +208,7 @@ def cautious(judgement: Callable[[list[SegmentResult]], None]) -> Decisions:
     judgement(results)
     for result in results:
         yield Finish(result.number, "failed" if result.error else "completed")
-    return Conclusion(judge(None, []), PeakRange(low=1e-3, high=1.0))
+    return CONCLUSION
 
 
 def test_a_failure_is_stored_in_its_place_once_the_search_has_gone_on_from_it(tmp_path: Path) -> None:

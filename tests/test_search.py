@@ -2,84 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 import numpy as np
 import pytest
 
-from autowarmup import Instability, SearchSpace
+from autowarmup import Schedule, SearchSpace
 from autowarmup.errors import TaskFailedError
 from autowarmup.schedule.space import PeakRange
 from autowarmup.search.candidates import Candidates
-from autowarmup.search.config import TuneConfig
-from autowarmup.search.decisions import Arrival, Conclusion, Finish, Start, Wait
 from autowarmup.search.search import Search
 from autowarmup.search.surrogate import features
 from autowarmup.search.trials import SegmentResult, TrialSpec
-from autowarmup.training.trace import Evaluation, Outcome, Trace
-
-Answer = Callable[[TrialSpec, int, int], SegmentResult]
-SPACE = SearchSpace(peak={"low": 1e-3, "high": 1.0})  # type: ignore[arg-type]
-
-
-def config(**changes: object) -> TuneConfig:
-    settings = {"total_steps": 100, "budget": 1300, "space": SPACE, "current_peak": 0.01}
-    return TuneConfig(**settings | changes)  # type: ignore[arg-type]
-
-
-def smooth(spec: TrialSpec, start: int, until: int) -> SegmentResult:
-    """The best peak is 0.1 and the best duration 16 steps; above 0.3 a run breaks after three steps."""
-    steps = until - start
-    schedule = spec.schedule
-    if schedule.peak > 0.3:
-        verdict = Instability(
-            kind="divergence",
-            severity=schedule.peak,
-            step=start + 1,
-            lr=schedule.peak,
-            detected=start + 3,
-            fatal=True,
-            message="",
-        )
-        return SegmentResult(spec.number, until, trace(start, 3, 9.0), verdict)
-    loss = np.log10(schedule.peak / 0.1) ** 2 + 0.01 * (np.sqrt(schedule.duration) - 4) ** 2 + 1.0
-    return SegmentResult(spec.number, until, trace(start, steps, loss + spec.seed % 7 * 1e-3))
-
-
-def trace(start: int, steps: int, loss: float) -> Trace:
-    column = np.full(steps, loss)
-    return Trace(column, column, column, (Evaluation(start + steps, loss, loss),), start)
-
-
-def conducted(
-    search: Search, answer: Answer
-) -> tuple[Conclusion, list[tuple[TrialSpec, int, int]], dict[int, Outcome]]:
-    """Answers every decision, one segment after the other; returns the conclusion, the segments run and how each trial
-    ended."""
-    ends: dict[int, int] = {}
-    segments, outcomes = [], {}
-    started: deque[Start] = deque()
-    arrival: Arrival | None = None
-    decisions = search.decisions()
-    try:
-        while True:
-            decision = decisions.send(arrival)
-            arrival = None
-            match decision:
-                case Start(spec, until):
-                    segments.append((spec, ends.get(spec.number, 0), until))
-                    started.append(decision)
-                case Finish(number, outcome):
-                    assert number not in outcomes
-                    outcomes[number] = outcome
-                case Wait():
-                    spec, until = started[0].spec, started.popleft().until
-                    arrival = Arrival(answer(spec, ends.get(spec.number, 0), until), search.slots)
-                    ends[spec.number] = until
-    except StopIteration as stop:
-        return stop.value, segments, outcomes
+from autowarmup.training.trace import Evaluation, Trace
+from tests.simulation import SPACE, Answer, answered, conducted, config, failing, proposals, smooth, trace, unstable
 
 
 def test_finds_the_best_schedule_of_a_smooth_surface() -> None:
@@ -89,7 +25,7 @@ def test_finds_the_best_schedule_of_a_smooth_surface() -> None:
     assert 0.03 < conclusion.verdict.schedule.peak < 0.3
 
 
-@pytest.mark.parametrize("budget", [1110, 1150, 1250, 1500, 5000])
+@pytest.mark.parametrize("budget", [410, 450, 550, 1500, 5000])
 @pytest.mark.parametrize("cohort", [1, 3])
 @pytest.mark.parametrize("seed", range(2))
 def test_the_budget_counts_everything_and_is_kept(budget: int, cohort: int, seed: int) -> None:
@@ -108,13 +44,15 @@ def test_the_smallest_budget_still_gives_a_verdict() -> None:
         config(budget=least - 1)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 10])
-def test_the_default_budget_suffices_for_any_number_of_seeds(seeds: int) -> None:
-    made = config(confirm_seeds=seeds, budget=TuneConfig.default_budget(100, seeds))
-    search = Search(made)
+@pytest.mark.parametrize("slots", [1, 3, 8])
+@pytest.mark.parametrize("seeds", [0, 1, 4, 10])
+def test_a_budget_that_is_left_out_suffices_for_any_number_of_seeds(seeds: int, slots: int) -> None:
+    """And grows with the slots."""
+    made = config(confirm_seeds=seeds)
+    search = Search(made, slots=slots)
     conclusion, _, _ = conducted(search, smooth)
-    assert len(conclusion.verdict.comparisons[0].final_losses) == seeds
-    assert search.spent <= made.budget
+    assert conclusion.verdict.kind == ("tuned" if seeds else "leaning")
+    assert made.least_budget <= made.budget_with(slots) < made.budget_with(slots + 1)
 
 
 def test_every_segment_starts_where_the_last_one_ended() -> None:
@@ -127,15 +65,12 @@ def test_every_segment_starts_where_the_last_one_ended() -> None:
             assert (start, until) in zip((0, *rungs), rungs, strict=False)
 
 
-def proposals(segments: list[tuple[TrialSpec, int, int]]) -> list[TrialSpec]:
-    """The proposals in the order in which they started."""
-    return [spec for spec, start, _ in segments if spec.role == "proposal" and start == 0]
-
-
 def test_the_first_candidates_are_long_linear_warm_ups_to_different_peaks() -> None:
-    for cohort in (1, 4):
+    """Beside the current schedule, and as many more as there is room for."""
+    for cohort, count in ((1, 2), (4, 3), (8, 7)):
         _, segments, _ = conducted(Search(config(cohort=cohort)), smooth)
-        first = proposals(segments)[: max(2, cohort)]
+        assert [spec.role for spec, _, _ in segments[:2]] == ["probe", "baseline"]
+        first = proposals(segments)[:count]
         assert {(spec.schedule.shape.kind, spec.schedule.duration) for spec in first} == {("linear", 30)}
         assert len({spec.schedule.peak for spec in first}) == len(first)
 
@@ -148,32 +83,6 @@ def test_one_schedule_gets_to_its_end_for_little_more_than_its_own_run() -> None
         if spec.role == "proposal" and until == 100:
             break
     assert spent <= 190
-
-
-def test_a_cohort_is_trained_at_the_same_time() -> None:
-    """Up to a cohort's trials are started before the search waits; it goes on until the budget is spent or it has
-    settled."""
-    sizes = [0]
-    started: deque[Start] = deque()
-    decisions = Search(config(cohort=4)).decisions()
-    ends: dict[int, int] = {}
-    arrival: Arrival | None = None
-    with suppress(StopIteration):
-        while True:
-            decision = decisions.send(arrival)
-            arrival = None
-            if isinstance(decision, Start):
-                started.append(decision)
-                sizes[-1] += decision.spec.role == "proposal"
-            elif isinstance(decision, Wait):
-                spec, until = started[0].spec, started.popleft().until
-                arrival = Arrival(smooth(spec, ends.get(spec.number, 0), until), 4)
-                ends[spec.number] = until
-                sizes += [0]
-    together = [size for size in sizes if size]
-    assert together[0] == 4
-    assert max(together) == 4
-    assert sum(together) > len(together)
 
 
 def test_nothing_harsher_is_proposed_than_what_broke() -> None:
@@ -203,21 +112,19 @@ def test_where_everything_breaks_at_once_gentler_peaks_are_tried() -> None:
     assert sum(outcomes[spec.number] == "unstable" for spec in proposals(segments)) < 8
 
 
-@pytest.mark.parametrize(("budget", "kind"), [(1300, "leaning"), (4000, "tie")])
-def test_where_the_baseline_is_as_good_it_is_kept_without_paired_runs(budget: int, kind: str) -> None:
-    """On the search's own seed nothing is better. A tie is claimed where nothing better is expected either."""
-
+@pytest.mark.parametrize("budget", [None, 410, 4000])
+def test_where_nothing_is_better_the_current_schedule_is_kept(budget: int | None) -> None:
     def best_today(spec: TrialSpec, start: int, until: int) -> SegmentResult:
-        result = smooth(spec, start, until)
-        loss = 0.5 if spec.role == "baseline" else float(result.trace.loss[0])
-        return SegmentResult(spec.number, until, trace(start, until - start, loss))
+        today = spec.schedule == search.config.current_schedule
+        return answered(spec, start, until, 0.5) if today else smooth(spec, start, until)
 
     search = Search(config(budget=budget))
     conclusion, segments, _ = conducted(search, best_today)
-    assert (conclusion.verdict.kind, conclusion.verdict.comparisons) == (kind, ())
-    assert conclusion.verdict.schedule == search.config.baselines[0]
-    assert not any(spec.role == "confirmation" for spec, _, _ in segments)
-    assert search.spent <= 1000
+    assert conclusion.verdict.kind == "tie"
+    assert conclusion.verdict.schedule == search.config.current_schedule
+    assert conclusion.verdict.searched is not None
+    fresh = {spec.number for spec, _, _ in segments if spec.role == "confirmation"}
+    assert len(fresh) <= 2  # one pair at most
 
 
 def test_without_a_peak_range_one_ramp_tells_what_to_expect() -> None:
@@ -229,16 +136,9 @@ def test_without_a_peak_range_one_ramp_tells_what_to_expect() -> None:
         return SegmentResult(spec.number, until, Trace(rate, loss, loss))
 
     conclusion, segments, _ = conducted(Search(config(space=SearchSpace())), ramped)
-    assert [spec.role for spec, _, _ in segments[:2]] == ["probe", "proposal"]
+    assert [spec.role for spec, _, _ in segments[:3]] == ["probe", "baseline", "proposal"]
     assert segments[0][2] == 10
     assert conclusion.peak_range.low < 0.05 < conclusion.peak_range.high
-
-
-def failing(spec: TrialSpec, start: int, until: int, message: str = "no disk") -> SegmentResult:
-    frame = f'  File "train.py", line {len(message)}, in load'
-    return SegmentResult(
-        spec.number, until, Trace.empty(start), error=f"Traceback ...\n{frame}\n    open()\nOSError: {message}"
-    )
 
 
 def among(roles: set[str], fails: Callable[[TrialSpec], bool] = lambda spec: True) -> Answer:
@@ -271,16 +171,18 @@ def test_a_probe_that_fails_in_a_way_of_its_own_is_done_without() -> None:
 
 
 def test_where_the_probe_and_a_proposal_fail_alike_it_stops() -> None:
-    with pytest.raises(TaskFailedError, match="failed, as 3 trials did"):
+    with pytest.raises(TaskFailedError, match="failed, as 2 trials did"):
         conducted(Search(config(space=SearchSpace())), among({"probe", "proposal"}))
 
 
 def test_a_proposal_that_fails_once_is_tried_again() -> None:
-    conclusion, segments, outcomes = conducted(Search(config()), among({"proposal"}, lambda spec: spec.number == 1))
-    again = [spec for spec, _, _ in segments if spec.schedule == segments[1][0].schedule and spec.role == "proposal"]
-    assert outcomes[1] == "failed"
+    """Where there is only this one, at once."""
+    only = SearchSpace(peak=0.1, shapes=["linear"], warmup=16)  # type: ignore[arg-type]
+    answer = among({"proposal"}, lambda spec: spec.number == 1)
+    conclusion, segments, outcomes = conducted(Search(config(space=only)), answer)
+    assert [outcomes[spec.number] for spec in proposals(segments)][:2] == ["failed", "completed"]
+    assert len({spec.schedule for spec in proposals(segments)}) == 1
     assert conclusion.verdict.kind == "tuned"
-    assert len({spec.number for spec in again}) == 2
 
 
 def test_proposals_that_fail_each_in_its_own_way_still_end() -> None:
@@ -291,7 +193,7 @@ def test_proposals_that_fail_each_in_its_own_way_still_end() -> None:
         return failing(spec, start, until, message) if spec.role == "proposal" else smooth(spec, start, until)
 
     conclusion, segments, outcomes = conducted(Search(config()), each)
-    assert conclusion.verdict.schedule in Search(config()).config.baselines
+    assert conclusion.verdict.schedule == config().current_schedule
     assert {outcomes[spec.number] for spec, _, _ in segments if spec.role == "proposal"} == {"failed"}
     assert len(segments) < 100
 
@@ -308,54 +210,6 @@ def test_failures_with_messages_of_their_own_but_one_cause_stop_it() -> None:
 
     with pytest.raises(TaskFailedError, match="as 2 trials did"):
         conducted(Search(config()), exhausted)
-
-
-def unstable(spec: TrialSpec, start: int, until: int) -> SegmentResult:
-    """The trial breaks, whatever its schedule."""
-    changed = spec.schedule.model_copy(update={"peak": 1.0})
-    return smooth(spec.model_copy(update={"schedule": changed}), start, until)
-
-
-def test_where_the_better_baseline_breaks_on_fresh_seeds_the_other_one_is_run_there() -> None:
-    untuned = config().baselines[1]
-
-    def answer(spec: TrialSpec, start: int, until: int) -> SegmentResult:
-        fragile = spec.role == "confirmation" and spec.schedule == untuned
-        return unstable(spec, start, until) if fragile else smooth(spec, start, until)
-
-    conclusion, segments, _ = conducted(Search(config()), answer)
-    compared = {comparison.name: comparison for comparison in conclusion.verdict.comparisons}
-    assert conclusion.verdict.kind == "tuned"
-    assert not compared["untuned rule"].stable
-    assert compared["no warm-up"].interval is not None
-    assert sum(until - start for _, start, until in segments) <= config().budget
-
-
-def test_a_baseline_that_could_not_be_run_on_fresh_seeds_is_named() -> None:
-    tight = config(budget=config().least_budget)
-    untuned = tight.baselines[1]
-
-    def late(spec: TrialSpec, start: int, until: int) -> SegmentResult:
-        fragile = spec.role == "confirmation" and spec.schedule == untuned and until == tight.horizon
-        return unstable(spec, start, until) if fragile else smooth(spec, start, until)
-
-    conclusion, _, _ = conducted(Search(tight), late)
-    assert "no warm-up schedule ended worse on the search's seed" in conclusion.verdict.message
-
-
-def test_no_tie_is_claimed_while_better_schedules_are_expected() -> None:
-    """Peaks a little above today's are better, but the first looks lie far above and the budget ends there."""
-
-    def narrow(spec: TrialSpec, start: int, until: int) -> SegmentResult:
-        away = abs(np.log10(spec.schedule.peak / 0.02))
-        loss = 1.0 + 0.1 * spec.schedule.duration / 100 - 0.3 * (away < 0.2) + away
-        return SegmentResult(spec.number, until, trace(start, until - start, loss))
-
-    small = config(budget=config().least_budget, space=SearchSpace(peak={"low": 0.005, "high": 5.0}))  # type: ignore[arg-type]
-    ample = small.model_copy(update={"budget": 2500})
-    kinds = {conducted(Search(c), narrow)[0].verdict.kind for c in (small,)}
-    assert kinds <= {"leaning", "tuned"}
-    assert conducted(Search(ample), narrow)[0].verdict.kind == "tuned"
 
 
 def test_where_a_baseline_is_best_the_exploration_goes_on_from_it() -> None:
@@ -450,18 +304,14 @@ def test_a_fixed_peak_is_searched_without_warnings() -> None:
     assert conclusion.verdict.comparisons[0].schedule.peak == pytest.approx(0.0123)
 
 
-def test_where_only_a_baseline_is_stable_it_is_kept() -> None:
+def test_where_only_the_current_schedule_is_stable_it_is_kept() -> None:
     def breaking(spec: TrialSpec, start: int, until: int) -> SegmentResult:
-        proposal = spec.role == "proposal"
-        changed = (
-            spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"peak": 1.0})}) if proposal else spec
-        )
-        return smooth(changed, start, until)
+        return (unstable if spec.role == "proposal" else smooth)(spec, start, until)
 
     conclusion, _, _ = conducted(Search(config()), breaking)
     assert conclusion.verdict.kind == "tie"
-    assert conclusion.verdict.schedule is not None
-    assert conclusion.verdict.schedule.peak == 0.01
+    assert conclusion.verdict.schedule == Schedule(peak=0.01, horizon=100)
+    assert conclusion.verdict.message == "No other schedule got to its horizon. Keep the current one."
 
 
 def test_replaying_the_reports_gives_the_same_decisions() -> None:

@@ -12,7 +12,7 @@ from autowarmup.errors import TaskFailedError
 from autowarmup.search.search import Search
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.training.trace import Trace
-from tests.test_search import Answer, conducted, config, failing, smooth, trace, unstable
+from tests.simulation import Answer, conducted, config, failing, smooth, trace, unstable
 
 
 def fragile(spec: TrialSpec, start: int, until: int) -> SegmentResult:

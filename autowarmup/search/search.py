@@ -136,7 +136,9 @@ class Search:
             probe = None if self._probe is None else self._probe.trace
             expected = self._source.expected_peak(probe, self._prior)
             self.peaks = self._peak_range(expected)
-            self._exploration = Exploration(self.config, self._source, expected, self.peaks, self._looks, self._prior)
+            self._exploration = Exploration(
+                self.config, self._source, expected, self.peaks, looks=self._looks, prior=self._prior
+            )
         trials = self._on_search_seed
         running = [trial for trial in trials if trial.spec.number in self._running]
         left, left_at_most = (budget - self._committed for budget in self._search_budgets)
