@@ -9,11 +9,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autowarmup.arguments import Arguments, loaded_space
+from autowarmup.arguments import Arguments, current_schedule, loaded_space
 from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import InputError
 from autowarmup.instability.monitor import Detectors
-from autowarmup.schedule.duration import Duration, duration_steps
+from autowarmup.schedule.duration import Duration, budget_steps, duration_steps
+from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import TuneConfig
 from autowarmup.training.settings import TrainSettings
@@ -50,13 +51,15 @@ def autotune(
     device: str | torch.device | None = DEFAULTS.device,
     compile: bool = DEFAULTS.compile,
     space: SearchSpace | dict[str, Any] | str | Path = "default",
-    budget: int | None = None,
+    budget: int | str | None = None,
     seed: int = 0,
+    current: Schedule | dict[str, Any] | None = None,
     current_peak: float | None = None,
     beta2: float | None = None,
     steps_per_epoch: int | None = None,
-    confirm_seeds: int = 3,
-    cohort: int = 1,
+    confirm_seeds: int = 4,
+    margin: float = 0.005,
+    cohort: int | None = None,
     detectors: Detectors | None = None,
     study: str | Path | None = None,
     mlflow: str | Literal[False] | None = None,
@@ -87,16 +90,22 @@ def autotune(
         compile: whether to run the model through ``torch.compile``.
         space: which schedules may be proposed: a preset's name, a YAML file, a :class:`autowarmup.SearchSpace` or a
             dict of its settings.
-        budget: optimizer steps that the whole study may spend, at most 10**15; left out, twelve whole runs with three
-            ``confirm_seeds``, of which a study that settles sooner spends less.
+        budget: what the whole study may spend: optimizer steps, at most 10**15, or ``"6 runs"``. Left out, it follows
+            from how many trials can run at once, and is about ten runs where that is one; most studies spend far less.
         seed: 0 to 2**32 - 1; fixes the study: the same seed gives the same result.
-        current_peak: the learning rate you use today, 1e-12 to 1e6; left out, the optimizer's (1e-3 for a
-            ``train_fn``).
+        current: the schedule you train with today, over ``total_steps``; what is found must beat it. Or a dict of its
+            settings, such as ``{"shape": "linear", "warmup_steps": "10%"}``; the rest is filled in. Left out, today's
+            learning rate without a warm-up, with the decay that the space has first.
+        current_peak: the learning rate you use today, 1e-12 to 1e6; left out, that of ``current``, or the optimizer's
+            (1e-3 for a ``train_fn``).
         beta2: Adam's second-moment decay, for the untuned rule, 0 to below 1; left out, the optimizer's.
         steps_per_epoch: optimizer steps of one pass over the data, 1 to 10**9, for durations in epochs; left out, what
             ``data`` says. A ``train_fn`` needs it for them.
-        confirm_seeds: 2 to 100 fresh paired seeds on which the winner meets the baselines.
-        cohort: trials that are trained at the same time, 1 to 1,000; on one machine 1 is best.
+        confirm_seeds: fresh seeds on which the best schedule meets the current one, at most; 0 to 100. They are taken
+            one after the other until they decide. With 0 there is an answer without them, and it says so.
+        margin: the smallest difference that matters to you, as a share of the loss, 0 to below 1.
+        cohort: how many trials are chosen together, 1 to 1,000; the result is then the same on every engine. Left out,
+            as many trials run as the engine has room for, and one is chosen whenever there is room.
         detectors: settings of the instability detectors.
         study: the study's folder, new, empty or with the study in it; left out, one under ``studies/`` named
             after what is tuned.
@@ -105,11 +114,11 @@ def autotune(
             notebook) as a line for each trial that ended. False for silence. Or an object that is told what happens,
             a :class:`autowarmup.study.progress.Progress`.
         engine: where trials run: ``"local"``, one after the other in this process; ``"ray"``, or a
-            :class:`autowarmup.RaySettings`, many at a time on a Ray cluster. The result is the same, but for several
-            ``processes`` a trial, which round sums in another order.
+            :class:`autowarmup.RaySettings`, many at a time on a Ray cluster. With a ``cohort`` the result is the same,
+            but for several ``processes`` a trial, which round sums in another order.
 
     Returns:
-        The verdict (tuned, tie or nothing stable), the schedule, every trial and what it cost.
+        The verdict (tuned, leaning, tie or nothing stable), the schedule, every trial and what it cost.
 
     Raises:
         InputError: something that was passed can't be used; nothing has been made then.
@@ -132,15 +141,15 @@ def autotune(
     given = Arguments(
         total_steps=total_steps, tune_steps=tune_steps, batch_size=batch_size, accumulate=accumulate,
         clip_norm=clip_norm, precision=precision, device=device, compile=compile, space=loaded_space(space),
-        budget=budget, seed=seed, current_peak=current_peak, beta2=beta2, steps_per_epoch=steps_per_epoch,
-        confirm_seeds=confirm_seeds, cohort=cohort, detectors=detectors, study=study, mlflow=mlflow,
+        budget=budget, seed=seed, current=current, current_peak=current_peak, beta2=beta2, steps_per_epoch=steps_per_epoch,
+        confirm_seeds=confirm_seeds, margin=margin, cohort=cohort, detectors=detectors, study=study, mlflow=mlflow,
         progress=progress, engine=engine,
     )  # fmt: skip
     task = _task(given, model_fn, data, train_fn, loss, optimizer, metrics)
     config = _config(given, task)
     folder = given.study or _default_folder(config)
     if given.engine == "local" and not (folder / "study.db").exists():
-        task.check(config.baselines[0], given.seed)
+        task.check(config.current_schedule, given.seed)
 
     from autowarmup.report import write_report
     from autowarmup.study.display import progress_for
@@ -176,7 +185,7 @@ def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, 
             raise InputError(f"{', '.join(odd)} can't be given with train_fn: train_fn does that itself")
         return LoopTask(
             train_fn,
-            current_peak=1e-3 if given.current_peak is None else given.current_peak,
+            current_peak=1e-3 if (peak := _given_peak(given)) is None else peak,
             beta2=0.999 if given.beta2 is None else given.beta2,
             steps_per_epoch=given.steps_per_epoch,
         )
@@ -195,22 +204,32 @@ def _config(given: Arguments, task: Task) -> TuneConfig:
     epoch = task.steps_per_epoch or given.steps_per_epoch
     total = duration_steps(given.total_steps, 0, epoch)
     tuned = None if given.tune_steps is None else duration_steps(given.tune_steps, total, epoch)
-    budget = TuneConfig.default_budget(tuned or total, given.confirm_seeds) if given.budget is None else given.budget
+    peak = task.current_peak if (known := _given_peak(given)) is None else known
     return TuneConfig(
         total_steps=total,
         tune_steps=tuned,
-        budget=budget,
+        budget=None if given.budget is None else budget_steps(given.budget, tuned or total),
         space=given.space,
         seed=given.seed,
-        current_peak=task.current_peak if given.current_peak is None else given.current_peak,
+        current=current_schedule(given.current, total, peak, given.space, epoch),
+        current_peak=peak,
         beta2=task.beta2 if given.beta2 is None else given.beta2,
         confirm_seeds=given.confirm_seeds,
+        margin=given.margin,
         cohort=given.cohort,
         steps_per_epoch=epoch,
         trivial_loss=task.trivial_loss,
         detectors=given.detectors or Detectors(),
         task=task.describe(),
     )
+
+
+def _given_peak(given: Arguments) -> float | None:
+    """Today's learning rate, where that was said."""
+    current = given.current
+    if given.current_peak is not None or current is None:
+        return given.current_peak
+    return current.peak if isinstance(current, Schedule) else current.get("peak")
 
 
 def _engine(chosen: Literal["local", "ray"] | RaySettings, task: Task, config: TuneConfig, folder: Path) -> Engine:

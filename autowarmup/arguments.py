@@ -6,19 +6,21 @@ Model, data, loss, optimizer, metrics and training loop are checked by their tas
 from __future__ import annotations
 
 import re
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
 from autowarmup.engines.settings import RaySettings
-from autowarmup.errors import SpaceError
+from autowarmup.errors import InputError, SpaceError
 from autowarmup.instability.monitor import Detectors
-from autowarmup.schedule.duration import Duration, parse_duration
-from autowarmup.schedule.ranges import Rate
+from autowarmup.schedule.duration import Duration, budget_steps, duration_steps, parse_duration
+from autowarmup.schedule.ranges import HIGHEST_RATE, LOWEST_RATE, Rate
+from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import Beta2
 from autowarmup.schedule.space import SearchSpace
-from autowarmup.search.config import MAX_STEPS, MIN_STEPS, Budget, Cohort, ConfirmSeeds, Seed
+from autowarmup.search.config import MAX_STEPS, MIN_STEPS, MOST_BUDGET, Cohort, ConfirmSeeds, Margin, Seed
 from autowarmup.study.folder import check_folder
 from autowarmup.study.progress import Progress
 from autowarmup.tracking import check_uri
@@ -39,6 +41,28 @@ def _length(value: Any) -> Any:
 def _no_share(value: Any) -> Any:
     if parse_duration(value)[1] == "%":
         raise ValueError("must be steps, or epochs such as '5 epochs', not a share")
+    return value
+
+
+def _budget(value: Any) -> Any:
+    """Optimizer steps, or whole runs."""
+    if value is None:
+        return None
+    steps = budget_steps(value, horizon=MIN_STEPS)
+    if not 1 <= steps <= MOST_BUDGET:
+        raise ValueError(f"must be 1 to {MOST_BUDGET:,} optimizer steps, or runs such as '6 runs'")
+    return value if isinstance(value, str) else steps
+
+
+def _current(value: Any) -> Any:
+    """A schedule, or a dict of a schedule's settings, which may lack some; see :func:`current_schedule`."""
+    if value is None or isinstance(value, Schedule):
+        return value
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError("must be an autowarmup.Schedule, or a dict of its settings")
+    peak = value.get("peak", LOWEST_RATE)
+    if isinstance(peak, bool) or not isinstance(peak, Real) or not LOWEST_RATE <= peak <= HIGHEST_RATE:
+        raise ValueError(f"its peak must be a learning rate, {LOWEST_RATE:g} to {HIGHEST_RATE:g}")
     return value
 
 
@@ -105,13 +129,15 @@ class Arguments(TrainSettings):
     total_steps: Annotated[Duration, BeforeValidator(_length), BeforeValidator(_no_share)]
     tune_steps: Annotated[Duration, BeforeValidator(_length)] | None = None
     space: SearchSpace
-    budget: Budget | None = None
+    budget: Annotated[int | str | None, BeforeValidator(_budget)] = None
     seed: Seed = 0
+    current: Annotated[Any, BeforeValidator(_current)] = None
     current_peak: Rate | None = None
     beta2: Beta2 | None = None
     steps_per_epoch: Annotated[Whole, Field(ge=1, le=MAX_STEPS)] | None = None
-    confirm_seeds: ConfirmSeeds = 3
-    cohort: Cohort = 1
+    confirm_seeds: ConfirmSeeds = 4
+    margin: Margin = 0.005
+    cohort: Cohort | None = None
     detectors: InstanceOf[Detectors] | None = None
     study: Annotated[Path | None, BeforeValidator(_folder)] = None
     mlflow: Annotated[str | Literal[False] | None, BeforeValidator(_tracking)] = None
@@ -138,3 +164,38 @@ def loaded_space(space: Any) -> Any:
         f"space: must be a preset's name, the path of a .yaml file, a SearchSpace or a dict of its settings, "
         f"got {short(space)}"
     )
+
+
+def current_schedule(
+    given: Schedule | dict[str, Any] | None, total_steps: int, peak: float, space: SearchSpace, epoch: int | None
+) -> Schedule | None:
+    """The schedule that is used today, from what :func:`autowarmup.autotune` takes for one.
+
+    Args:
+        given: the schedule; or a dict of its settings, ``warmup_steps`` also as ``"10%"`` or ``"2 epochs"``; None where
+            it wasn't given.
+        total_steps: optimizer steps of the run; the horizon of a dict that has none.
+        peak: the learning rate that is used today; the peak of a dict that has none.
+        space: its first decay is that of a dict that has none.
+        epoch: optimizer steps of an epoch, None where that is unknown.
+
+    Raises:
+        InputError: the dict doesn't make a schedule.
+
+    Example:
+        >>> space = SearchSpace.load("default")
+        >>> current_schedule({"warmup_steps": "10%", "shape": "linear"}, 1_000, 3e-4, space, None).describe()
+        'peak 0.0003, linear warm-up over 100 steps (10%), cosine decay to 0 at step 1,000'
+    """
+    if given is None or isinstance(given, Schedule):
+        return given
+    usual = {"peak": peak, "horizon": total_steps}
+    if "decay" not in given:
+        usual |= {"decay": space.decay[0], "final_factor": space.final_factor.low}
+    settings = usual | given
+    try:
+        if "warmup_steps" in given:
+            settings["warmup_steps"] = duration_steps(given["warmup_steps"], total_steps, epoch)
+        return Schedule(**settings)
+    except InputError as error:
+        raise InputError(f"current: {error}") from error

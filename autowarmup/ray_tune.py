@@ -30,6 +30,8 @@ from autowarmup.engines.base import MonitorSettings
 from autowarmup.engines.segment import first_fatal
 from autowarmup.errors import InputError
 from autowarmup.instability.instability import Instability
+from autowarmup.schedule.duration import budget_steps
+from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.decisions import Arrival, Conclusion, Finish, Start, Wait
@@ -47,13 +49,15 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
 
     Args:
         total_steps: optimizer steps of the run that the schedule is for, >= 10.
-        current_peak: the learning rate that you use today, > 0.
+        current_peak: the learning rate that you use today, > 0. Left out, the peak of ``current``.
+        current: the schedule that you use today, over ``total_steps``; what is found must beat it. Left out,
+            ``current_peak`` without a warm-up.
         space: a preset's name, a YAML file or a :class:`autowarmup.SearchSpace`.
-        budget: optimizer steps that the whole search may spend, >= 1. Left out, the default of
+        budget: what the whole search may spend: optimizer steps, or ``"6 runs"``. Left out, the default of
             :func:`autowarmup.autotune`.
-        confirm_seeds: fresh seeds on which the best schedule is compared with the better baseline, >= 2.
-        slots: how many trials Ray Tune can run at once, >= 1.
-        settings: further fields of :class:`autowarmup.search.config.TuneConfig`: ``seed``, ``cohort``,
+        confirm_seeds: fresh seeds on which the best schedule meets the current one, at most; 0 to 100.
+        slots: how many trials Ray Tune can run at once, >= 1. With more of them the search chooses more at a time.
+        settings: further fields of :class:`autowarmup.search.config.TuneConfig`: ``seed``, ``margin``, ``cohort``,
             ``trivial_loss``, ``detectors`` and so on.
 
     Attributes:
@@ -72,25 +76,29 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
     def __init__(
         self,
         total_steps: int,
-        current_peak: float,
+        current_peak: float | None = None,
         *,
+        current: Schedule | None = None,
         space: SearchSpace | str = "default",
-        budget: int | None = None,
-        confirm_seeds: int = 3,
+        budget: int | str | None = None,
+        confirm_seeds: int = 4,
         slots: int = 1,
         **settings: Any,
     ) -> None:
         super().__init__(metric="loss", mode="min")
         if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
             raise InputError(f"slots={slots!r}: must be a whole number of trials, at least 1")
+        if current_peak is None and current is None:
+            raise InputError("pass current_peak, the learning rate that you use today, or current, your schedule")
         self.conclusion: Conclusion | None = None
         self._slots = slots
         self._config = TuneConfig(
             total_steps=total_steps,
-            current_peak=current_peak,
+            current=current,
+            current_peak=current.peak if current is not None and current_peak is None else current_peak,
             space=space if isinstance(space, SearchSpace) else SearchSpace.load(space),
             confirm_seeds=confirm_seeds,
-            budget=TuneConfig.default_budget(total_steps, confirm_seeds) if budget is None else budget,
+            budget=None if budget is None else budget_steps(budget, settings.get("tune_steps") or total_steps),
             **settings,
         )
         self._begin()

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+from pydantic import ValidationError
 
 import autowarmup
 from autowarmup.cli.common import INTERRUPTED, JSON, NOTHING_STABLE, OK, STUDY, opened
 from autowarmup.cli.session import Session
 from autowarmup.cli.summary import next_steps, result_json
 from autowarmup.errors import AutowarmupError, InputError, TaskFailedError
-from autowarmup.schedule.duration import parse_duration
+from autowarmup.schedule.duration import budget_steps, parse_duration
+from autowarmup.schedule.schedule import Schedule
 from autowarmup.shell import printable
+from autowarmup.values import explain
 
 if TYPE_CHECKING:
     from autowarmup.cli.command import Command
@@ -43,11 +46,46 @@ def _steps(context: click.Context, parameter: click.Parameter, value: str | None
     return int(amount) if unit == "step" else value
 
 
+def _spend(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+    """A number of optimizer steps, or of runs as they are written."""
+    if value is None:
+        return None
+    budget = int(value) if value.isdecimal() else value
+    try:
+        budget_steps(budget, horizon=1)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from error
+    return budget
+
+
+def _current(file: Path | None, warmup: str | None, shape: str | None) -> dict[str, Any] | None:
+    """Today's schedule, or the part of it that was given, as ``autotune`` takes it; None where nothing was.
+
+    Raises:
+        InputError: the file can't be read as a schedule.
+    """
+    if file is not None and (warmup or shape):
+        raise click.UsageError("--current has the whole schedule: leave out --current-warmup and --current-shape")
+    if file is not None:
+        try:
+            schedule = Schedule.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise InputError(f"--current: {file} can't be read: {error.strerror}") from error
+        except ValidationError as error:
+            raise InputError(f"--current: {file} is not a schedule: {explain(error, Schedule.model_fields)}") from error
+        return schedule.model_dump(mode="json")
+    if shape is not None and warmup is None:
+        raise click.UsageError("--current-shape is the curve of a warm-up: it needs --current-warmup")
+    return None if warmup is None else {"warmup_steps": warmup, "shape": shape or "linear"}
+
+
 @click.command()
 @click.argument("task", metavar="FILE.py:FUNCTION")
 @click.option("--steps", "total_steps", callback=_steps, metavar="N", help="Length of the run: 1000, or '5 epochs'.")
 @click.option("--tune-steps", callback=_steps, metavar="N", help="Tune shorter runs than that, and extrapolate.")
-@click.option("--budget", type=int, metavar="N", help="Optimizer steps the study may spend.  [default: 12 runs]")
+@click.option(
+    "--budget", callback=_spend, metavar="N", help="What the study may spend: optimizer steps, or '6 runs'."
+)
 @click.option("--space", metavar="NAME|FILE", help="Search space: a preset (`autowarmup spaces`) or a YAML file.")
 @click.option("--seed", type=int, metavar="N", help="The same seed gives the same result.  [default: 0]")
 @click.option(
@@ -56,10 +94,20 @@ def _steps(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--mlflow", metavar="URI", help="Tracking URI.  [default: MLFLOW_TRACKING_URI, or a store in the study]")
 @NO_MLFLOW
 @click.option(
-    "--lr", "current_peak", type=float, metavar="RATE", help="The rate used today.  [default: the optimizer's]"
+    "--lr", "--current-peak", "current_peak", type=float, metavar="RATE",
+    help="The rate used today.  [default: the optimizer's]",
 )
-@click.option("--confirm-seeds", type=int, metavar="N", help="Fresh seeds that confirm the winner.  [default: 3]")
-@click.option("--cohort", type=int, metavar="N", help="Trials trained at the same time.  [default: 1]")
+@click.option(
+    "--current", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="The schedule used today, as JSON.  [default: no warm-up]",
+)
+@click.option("--current-warmup", metavar="N", help="Or its warm-up: 500, '10%' or '2 epochs'.")
+@click.option("--current-shape", metavar="NAME", help="The curve of that warm-up.  [default: linear]")
+@click.option(
+    "--confirm-seeds", type=int, metavar="N", help="Fresh seeds that confirm the winner, at most.  [default: 4]"
+)
+@click.option("--margin", type=float, metavar="SHARE", help="Smallest difference that matters.  [default: 0.005]")
+@click.option("--cohort", type=int, metavar="N", help="Trials chosen together.  [default: as many as there is room for]")
 @click.option("--batch-size", type=int, metavar="N", help="For datasets and arrays; loaders have their own.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Number format of the training.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
@@ -72,7 +120,7 @@ def _steps(context: click.Context, parameter: click.Parameter, value: str | None
 @JSON
 def tune(
     task: str, study: Path | None, mlflow: str | None, no_mlflow: bool, engine: str | None, as_json: bool,
-    **options: Any,
+    current: Path | None, current_warmup: str | None, current_shape: str | None, **options: Any,
 ) -> int:  # fmt: skip
     """Search for the best warm-up of a model.
 
@@ -94,6 +142,8 @@ def tune(
         given["engine"] = cluster or engine
     if str(given.get("space", "")).endswith((".yaml", ".yml")):
         given["space"] = str(Path(given["space"]).absolute())
+    if (today := _current(current, current_warmup, current_shape)) is not None:
+        given["current"] = today
     where: dict[str, Any] = {"study": study} if study else {}
     where |= _tracked(mlflow, no_mlflow)
     return _conduct(Command.of(task, given), where, as_json)

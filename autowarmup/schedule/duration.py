@@ -12,6 +12,7 @@ from autowarmup.values import short
 Duration = int | float | str
 """A duration as people write it: ``500`` steps, ``"10%"`` of the horizon, ``"2 epochs"``."""
 
+_RUNS = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*runs?\s*")
 _DURATION = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*(%|epochs?|steps?|)\s*")
 
 
@@ -67,3 +68,24 @@ def duration_steps(duration: Duration, horizon: int, steps_per_epoch: int | None
     if steps_per_epoch is None:
         raise InputError(f"duration {duration!r} is in epochs: steps_per_epoch is needed to turn it into steps")
     return round(amount * steps_per_epoch)
+
+
+def budget_steps(budget: int | str, horizon: int) -> int:
+    """``budget`` in optimizer steps.
+
+    Args:
+        budget: ``5_000``, or ``"6 runs"`` or ``"2.5 runs"``.
+        horizon: optimizer steps of a whole run.
+
+    Raises:
+        InputError: neither a number of steps nor of runs.
+
+    Example:
+        >>> budget_steps(5_000, horizon=300), budget_steps("2.5 runs", horizon=300)
+        (5000, 750)
+    """
+    if isinstance(budget, str) and (match := _RUNS.fullmatch(budget)):
+        return round(float(match[1]) * horizon)
+    if isinstance(budget, Integral) and not isinstance(budget, bool):
+        return int(budget)
+    raise InputError(f"budget {short(budget)} is not a number of optimizer steps such as 5000, or of runs such as '6 runs'")

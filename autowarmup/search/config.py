@@ -21,9 +21,12 @@ EVALUATIONS = 20
 MIN_STEPS, MAX_STEPS = 10, 10**9
 """Lengths of a run, in optimizer steps."""
 
+MOST_BUDGET = 10**15
+"""The largest budget, in optimizer steps."""
+
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Steps = Annotated[Whole, Field(ge=MIN_STEPS, le=MAX_STEPS)]
-Budget = Annotated[Whole, Field(ge=1, le=10**15)]
+Budget = Annotated[Whole, Field(ge=1, le=MOST_BUDGET)]
 ConfirmSeeds = Annotated[Whole, Field(ge=0, le=100)]
 Margin = Annotated[Number, Field(ge=0.0, lt=1.0)]
 Cohort = Annotated[Whole, Field(ge=1, le=1_000)]
@@ -94,6 +97,11 @@ class TuneConfig(Frozen):
             raise ValueError(
                 f"the current schedule is for {self.current.horizon:,} optimizer steps, and the run is "
                 f"total_steps={self.total_steps:,} long: give the schedule that you would train these with"
+            )
+        if self.current is not None and self.current.peak != self.current_peak:
+            raise ValueError(
+                f"current_peak={self.current_peak:g} is not the peak of the current schedule, "
+                f"{self.current.peak:g}: leave current_peak out"
             )
         return self
 
