@@ -141,9 +141,9 @@ def autotune(
     given = Arguments(
         total_steps=total_steps, tune_steps=tune_steps, batch_size=batch_size, accumulate=accumulate,
         clip_norm=clip_norm, precision=precision, device=device, compile=compile, space=loaded_space(space),
-        budget=budget, seed=seed, current=current, current_peak=current_peak, beta2=beta2, steps_per_epoch=steps_per_epoch,
-        confirm_seeds=confirm_seeds, margin=margin, cohort=cohort, detectors=detectors, study=study, mlflow=mlflow,
-        progress=progress, engine=engine,
+        budget=budget, seed=seed, current=current, current_peak=current_peak, beta2=beta2,
+        steps_per_epoch=steps_per_epoch, confirm_seeds=confirm_seeds, margin=margin, cohort=cohort,
+        detectors=detectors, study=study, mlflow=mlflow, progress=progress, engine=engine,
     )  # fmt: skip
     task = _task(given, model_fn, data, train_fn, loss, optimizer, metrics)
     config = _config(given, task)

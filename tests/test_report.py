@@ -18,11 +18,12 @@ from autowarmup.report import write_report
 from autowarmup.report.boundary import Boundary
 from autowarmup.report.duration import duration
 from autowarmup.report.figures import FIGURES
-from autowarmup.report.forecast import Forecast, usual_schedule, varied
 from autowarmup.report.loss_curves import loss_curves, smooth
 from autowarmup.report.page import PICTURES, render
 from autowarmup.report.schedules import schedules
 from autowarmup.report.stability_map import stability_map
+from autowarmup.report.variations import usual_schedule, varied
+from autowarmup.study.forecast import Forecast
 from autowarmup.study.result import TuneResult
 from autowarmup.training.trace import Trace
 from tests.fake_study import BEST, fake_study, with_infinite_losses

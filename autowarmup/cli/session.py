@@ -54,14 +54,14 @@ class Session:
             return "autowarmup: interrupted before the study began"
         return f"autowarmup: interrupted. To go on:\n  {command_line('resume', self.folder)}"
 
-    def started(self, config: TuneConfig, folder: Path) -> None:
+    def started(self, config: TuneConfig, folder: Path, budget: int) -> None:
         self.folder = folder.absolute()
         try:
             self._command.save(folder)
         except OSError as error:
             raise StudyError(f"can't write the study folder {folder}: {error.strerror}") from error
         signal.signal(signal.SIGINT, self._interrupt)
-        self._display.started(config, folder)
+        self._display.started(config, folder, budget)
 
     def observe(self, spec: TrialSpec, block: Trace) -> None:
         self._display.observe(spec, block)

@@ -52,7 +52,7 @@ def _overview(store: StudyStore) -> dict[str, Any]:
         "schedule": plain(result and result.schedule),
         "extrapolation": result and result.extrapolation,
         "total_steps": _setting(store, "total_steps"),
-        "budget": _setting(store, "budget"),
+        "budget": _whole(store.meta("budget")),
         "spent": sum(trial["steps"] for trial in trials),
         "trials": trials,
     }
@@ -62,7 +62,7 @@ def _overview_text(store: StudyStore) -> str:
     """All of it, for people."""
     from autowarmup.study.result import TrialRecord
 
-    folder, budget, now = store.folder.absolute(), _setting(store, "budget"), status(store)
+    folder, budget, now = store.folder.absolute(), _whole(store.meta("budget")), status(store)
     trials = [(TrialRecord.of(trial), trial.outcome or "open") for trial in store.trials()]
     spent = sum(record.steps for record, _ in trials)
     lines = [
@@ -83,7 +83,10 @@ def _overview_text(store: StudyStore) -> str:
 def _setting(store: StudyStore, name: str) -> int | None:
     """A number of the study's configuration."""
     config = store.meta("config")
-    value = config.get(name) if isinstance(config, dict) else None
+    return _whole(config.get(name)) if isinstance(config, dict) else None
+
+
+def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 

@@ -83,9 +83,7 @@ def _current(file: Path | None, warmup: str | None, shape: str | None) -> dict[s
 @click.argument("task", metavar="FILE.py:FUNCTION")
 @click.option("--steps", "total_steps", callback=_steps, metavar="N", help="Length of the run: 1000, or '5 epochs'.")
 @click.option("--tune-steps", callback=_steps, metavar="N", help="Tune shorter runs than that, and extrapolate.")
-@click.option(
-    "--budget", callback=_spend, metavar="N", help="What the study may spend: optimizer steps, or '6 runs'."
-)
+@click.option("--budget", callback=_spend, metavar="N", help="What the study may spend: optimizer steps, or '6 runs'.")
 @click.option("--space", metavar="NAME|FILE", help="Search space: a preset (`autowarmup spaces`) or a YAML file.")
 @click.option("--seed", type=int, metavar="N", help="The same seed gives the same result.  [default: 0]")
 @click.option(
@@ -94,11 +92,17 @@ def _current(file: Path | None, warmup: str | None, shape: str | None) -> dict[s
 @click.option("--mlflow", metavar="URI", help="Tracking URI.  [default: MLFLOW_TRACKING_URI, or a store in the study]")
 @NO_MLFLOW
 @click.option(
-    "--lr", "--current-peak", "current_peak", type=float, metavar="RATE",
+    "--lr",
+    "--current-peak",
+    "current_peak",
+    type=float,
+    metavar="RATE",
     help="The rate used today.  [default: the optimizer's]",
 )
 @click.option(
-    "--current", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    "--current",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
     help="The schedule used today, as JSON.  [default: no warm-up]",
 )
 @click.option("--current-warmup", metavar="N", help="Or its warm-up: 500, '10%' or '2 epochs'.")
@@ -107,7 +111,9 @@ def _current(file: Path | None, warmup: str | None, shape: str | None) -> dict[s
     "--confirm-seeds", type=int, metavar="N", help="Fresh seeds that confirm the winner, at most.  [default: 4]"
 )
 @click.option("--margin", type=float, metavar="SHARE", help="Smallest difference that matters.  [default: 0.005]")
-@click.option("--cohort", type=int, metavar="N", help="Trials chosen together.  [default: as many as there is room for]")
+@click.option(
+    "--cohort", type=int, metavar="N", help="Trials chosen together.  [default: as many as there is room for]"
+)
 @click.option("--batch-size", type=int, metavar="N", help="For datasets and arrays; loaders have their own.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Number format of the training.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")

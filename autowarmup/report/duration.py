@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from autowarmup.report.forecast import Forecast, durations, usual_schedule, varied
 from autowarmup.report.pairs import searched_and_rivals, signed
 from autowarmup.report.style import (
     BLUE,
@@ -33,9 +32,11 @@ from autowarmup.report.style import (
     tag,
     title,
 )
-from autowarmup.report.trials import Traces, final_losses, searched, share, shares
+from autowarmup.report.trials import final_losses, share, shares
+from autowarmup.report.variations import durations, usual_schedule, varied
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import Comparison, Interval
+from autowarmup.study.forecast import Forecast, Traces, searched
 from autowarmup.study.result import TrialRecord, TuneResult
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]

@@ -16,7 +16,7 @@ from autowarmup.report.duration import duration
 from autowarmup.report.loss_curves import loss_curves
 from autowarmup.report.schedules import schedules
 from autowarmup.report.stability_map import stability_map
-from autowarmup.report.trials import Traces
+from autowarmup.study.forecast import Traces
 from autowarmup.study.result import TuneResult
 
 FIGURES: dict[str, Callable[[TuneResult, Traces], Figure]] = {

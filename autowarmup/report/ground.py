@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_rgb
 
 from autowarmup.report.boundary import Boundary
-from autowarmup.report.forecast import Forecast, durations, varied
+from autowarmup.report.variations import durations, varied
 from autowarmup.schedule.schedule import Schedule
+from autowarmup.study.forecast import Forecast
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from autowarmup.report.lines import back_to_front, colour_of, handles, line_style, mark_onset
 from autowarmup.report.style import canvas, label_ends, legend, log_scale, notice, title
-from autowarmup.report.trials import Traces, name_of, searched, several
+from autowarmup.report.trials import name_of, several
+from autowarmup.study.forecast import Traces, searched
 from autowarmup.study.result import TrialRecord, TuneResult
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

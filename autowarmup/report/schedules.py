@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from autowarmup.report.lines import back_to_front, handles, line_style, mark_onset
 from autowarmup.report.style import COLOURS, canvas, legend, log_scale, notice, title
-from autowarmup.report.trials import Traces, peaks, searched, several
+from autowarmup.report.trials import peaks, several
+from autowarmup.study.forecast import Traces, searched
 from autowarmup.study.result import TrialRecord, TuneResult
 
 POINTS = 1000

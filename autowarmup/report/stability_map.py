@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from autowarmup.report.boundary import Boundary
-from autowarmup.report.forecast import Forecast, usual_schedule
 from autowarmup.report.ground import (
     COLUMNS,
     LOSSES,
@@ -47,16 +46,9 @@ from autowarmup.report.style import (
     tag,
     title,
 )
-from autowarmup.report.trials import (
-    Traces,
-    final_losses,
-    is_chosen,
-    name_of,
-    peaks,
-    several,
-    share,
-    shares,
-)
+from autowarmup.report.trials import final_losses, is_chosen, name_of, peaks, several, share, shares
+from autowarmup.report.variations import usual_schedule
+from autowarmup.study.forecast import Forecast, Traces
 from autowarmup.study.result import TrialRecord, TuneResult
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

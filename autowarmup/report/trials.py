@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from autowarmup.search.verdict import Comparison
+from autowarmup.search.verdict import CURRENT, Comparison
 from autowarmup.study.result import TrialRecord, TuneResult
-from autowarmup.training.trace import Trace
-
-Traces = Mapping[int, Trace]
-"""Traces by trial number."""
-
-
-def searched(result: TuneResult) -> list[TrialRecord]:
-    """One trial of each candidate: those of the search, on its seed. The probe and the confirmation are left out."""
-    return [record for record in result.records if record.role in ("baseline", "proposal")]
 
 
 def final_losses(result: TuneResult) -> dict[int, float]:
@@ -28,11 +19,9 @@ def is_chosen(result: TuneResult, record: TrialRecord) -> bool:
 
 
 def name_of(result: TuneResult, record: TrialRecord) -> str:
-    """What the figures call a trial: baselines and the chosen schedule have a name, the others an empty one."""
+    """What the figures call a trial: the current schedule and the tuned one have a name, the others an empty one."""
     names = {comparison.candidate: comparison.name for comparison in result.verdict.comparisons}
-    name = names.get(record.candidate, "")
-    if record.role == "baseline" and not name:
-        name = "untuned rule" if record.schedule.duration else "no warm-up"
+    name = CURRENT if record.role == "baseline" else names.get(record.candidate, "")
     if is_chosen(result, record):
         return f"{name} (chosen)" if name else "chosen"
     return name

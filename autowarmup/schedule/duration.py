@@ -88,4 +88,6 @@ def budget_steps(budget: int | str, horizon: int) -> int:
         return round(float(match[1]) * horizon)
     if isinstance(budget, Integral) and not isinstance(budget, bool):
         return int(budget)
-    raise InputError(f"budget {short(budget)} is not a number of optimizer steps such as 5000, or of runs such as '6 runs'")
+    raise InputError(
+        f"budget {short(budget)} is not a number of optimizer steps such as 5000, or of runs such as '6 runs'"
+    )

@@ -46,11 +46,11 @@ def progress_for(shown: bool | None = None) -> LiveDisplay | LogLines | Silent:
 class LogLines(Silent):
     """A line at the start, for each trial that ended, and every half minute in between."""
 
-    def started(self, config: TuneConfig, folder: Path) -> None:
-        self._standing = Standing(config.budget, config.horizon)
+    def started(self, config: TuneConfig, folder: Path, budget: int) -> None:
+        self._standing = Standing(budget, config.horizon)
         self._found = 0
         self._due = time.monotonic() + LINE_S
-        _say(f"study {folder}: at most {config.budget / config.horizon:.1f} runs of {config.horizon:,} steps")
+        _say(f"study {folder}: at most {budget / config.horizon:.1f} runs of {config.horizon:,} steps")
 
     def observe(self, spec: TrialSpec, block: Trace) -> None:
         self._standing.trained(spec, block)
@@ -114,8 +114,8 @@ class LiveDisplay(Silent):
     def height(self) -> int:
         return len(self._drawn) if self._live.is_started else 0
 
-    def started(self, config: TuneConfig, folder: Path) -> None:
-        self._standing = Standing(config.budget, config.horizon)
+    def started(self, config: TuneConfig, folder: Path, budget: int) -> None:
+        self._standing = Standing(budget, config.horizon)
         self._live.start()
         self._draw()
 

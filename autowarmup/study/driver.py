@@ -18,6 +18,7 @@ from autowarmup.engines.base import Engine
 from autowarmup.errors import StudyError, StudyMismatchError, TaskFailedError
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.search import Search
+from autowarmup.study.exchanges import gain_of
 from autowarmup.study.execution import carry_out
 from autowarmup.study.folder import check_folder, write_file
 from autowarmup.study.lock import locked
@@ -73,17 +74,22 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
         TaskFailedError: trials failed in a way that no schedule explains. Their last segments are not kept: the next
             call runs them again.
     """
-    progress.started(config, store.folder)
-    finished_at, stored = store.meta("finished_at"), store.segment_count()
     search = Search(config, slots=_slots_at_start(store, engine))
+    store.set_meta("budget", search.budget)
+    progress.started(config, store.folder, search.budget)
+    finished_at, stored = store.meta("finished_at"), store.segment_count()
     conclusion = carry_out(search.decisions(), store, engine, progress)
+    trials = list(store.trials())
     result = TuneResult(
         verdict=conclusion.verdict,
-        records=tuple(TrialRecord.of(trial) for trial in store.trials()),
+        records=tuple(TrialRecord.of(trial) for trial in trials),
         peak_range=conclusion.peak_range,
         config=config,
+        budget=search.budget,
         study=str(store.folder.absolute()),
     )
+    gain = gain_of(result, {trial.spec.number: trial.trace for trial in trials})
+    result = result.model_copy(update={"gain": gain})
     if finished_at is not None and store.segment_count() == stored:
         progress.nothing_trained(store.folder, finished_at)
     else:

@@ -26,8 +26,8 @@ class Progress(Protocol):
     when the study goes on.
     """
 
-    def started(self, config: TuneConfig, folder: Path) -> None:
-        """The study in ``folder`` is about to run."""
+    def started(self, config: TuneConfig, folder: Path, budget: int) -> None:
+        """The study in ``folder`` is about to run. It may spend ``budget`` optimizer steps."""
 
     def observe(self, spec: TrialSpec, block: Trace) -> None:
         """A trial trained some steps."""
@@ -69,7 +69,7 @@ class Silent:
         """Lines on the terminal that are drawn again and again."""
         return 0
 
-    def started(self, config: TuneConfig, folder: Path) -> None: ...
+    def started(self, config: TuneConfig, folder: Path, budget: int) -> None: ...
 
     def observe(self, spec: TrialSpec, block: Trace) -> None: ...
 

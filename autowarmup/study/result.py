@@ -19,6 +19,7 @@ from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import Role
 from autowarmup.search.verdict import Verdict
 from autowarmup.study.folder import write_file
+from autowarmup.study.gain import Gain
 from autowarmup.study.store import StoredTrial, StudyStore
 from autowarmup.training.trace import Outcome, Trace, is_validated
 from autowarmup.values import Frozen, explain
@@ -118,18 +119,23 @@ class TuneResult(Frozen):
     """The result of a study.
 
     Args:
-        verdict: *tuned*, *tie* or *nothing stable*, with the paired comparisons behind it.
+        verdict: *tuned*, *leaning*, *tie* or *nothing stable*, with the paired comparisons behind it.
         records: all trials in summary, in order of their numbers.
         peak_range: the range of peaks that was searched, as given or as measured by the probe.
         config: the study's configuration.
+        budget: optimizer steps that the study could spend.
         study: the absolute path of the study's folder.
+        gain: what the difference between the schedule that was found and the current one is made of; None where none
+            other was found.
     """
 
     verdict: Verdict
     records: tuple[TrialRecord, ...]
     peak_range: PeakRange | None
     config: TuneConfig
+    budget: int
     study: str
+    gain: Gain | None = None
 
     @property
     def schedule(self) -> Schedule | None:
@@ -209,12 +215,18 @@ class TuneResult(Frozen):
             lines.append(f"schedule: {self.schedule.describe()}")
         if self.extrapolation:
             lines.append(f"  {self.extrapolation.describe()}")
+        if self.verdict.kind == "tie" and self.verdict.searched:
+            lines.append(f"best that was found: {self.verdict.searched.describe()}")
         for comparison in self.verdict.comparisons:
             finals = ", ".join("none" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
             difference = ""
             if interval := comparison.interval:
                 difference = f"; tuned minus this: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
             lines.append(f"  {comparison.name}: final {self.loss_name} {finals}{difference}")
+        if self.gain:
+            lines.append(f"what the difference is made of (final {self.loss_name} on the search's seed):")
+            lines += [f"  {line}" for line in self.gain.lines()]
+            lines.append(f"do you need a warm-up? {self.gain.warmup_needed()}")
         for record in self.records:
             if record.error is not None:
                 lines.append(f"  trial {record.number} failed: {record.error.strip().splitlines()[-1]}")

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from autowarmup.report.trials import Traces, searched
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.schedule.shapes import Linear, NoWarmup, Rule
 from autowarmup.search.candidates import Candidates
 from autowarmup.search.prior import Prior
 from autowarmup.search.surrogate import Evidence, Surrogate
 from autowarmup.search.trial_state import TrialState
 from autowarmup.search.trials import TrialSpec
 from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.training.trace import Trace
+
+Traces = Mapping[int, Trace]
+"""Traces by trial number."""
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -34,9 +35,15 @@ class Losses(NamedTuple):
     doubt: Vector
 
 
+def searched(result: TuneResult) -> list[TrialRecord]:
+    """One trial of each candidate: those of the search, on its seed. The probe and the confirmation are left out."""
+    return [record for record in result.records if record.role in ("baseline", "proposal")]
+
+
 class Forecast:
     """The search's model of the final loss, fitted to a study's trials on the search's seed: the proposals and the
-    baselines, unfinished and unstable ones included.
+    current schedule, unfinished and unstable ones included. Where the current schedule got to its end on fresh seeds
+    only, its difference from the tuned one there counts too.
 
     Args:
         model: the model; its reference got to the end of its run.
@@ -51,6 +58,11 @@ class Forecast:
         """The forecast of a study; None where no trial got to its end, or no two of its schedules can be compared."""
         known = [_evidence(result, record, traces) for record in searched(result) if record.number in traces]
         evidence = [item for item in known if item.scores or item.broke]
+        if (current := current_by_pairs(result)) is not None:
+            schedule, end = result.config.current_schedule, (result.config.horizon, current)
+            at = next((i for i, item in enumerate(evidence) if item.schedule == schedule), None)
+            if at is not None:
+                evidence[at] = replace(evidence[at], scores=(*evidence[at].scores, end))
         finals = [item.scores[-1][1] for item in evidence if not item.broke and item.end == result.config.horizon]
         if not finals or len({item.schedule for item in evidence if item.scores}) < 2:
             return None
@@ -68,6 +80,17 @@ class Forecast:
             return np.asarray(self.reference_loss + self.model.scale * np.sinh(np.clip(value, -700.0, 700.0)))
 
         return Losses(loss(mean), loss(mean - deviation), loss(mean + deviation), np.clip(deviation, 0.0, 1.0))
+
+
+def current_by_pairs(result: TuneResult) -> float | None:
+    """The final loss of the current schedule on the search's seed, by its paired difference from the tuned one; None
+    where it got to its end there, or where there is no such difference."""
+    compared, at_end = result.verdict.comparisons, {r.candidate: r.final_loss for r in searched(result)}
+    interval = compared[1].interval if compared else None
+    if interval is None or at_end.get(compared[1].candidate) is not None:
+        return None
+    tuned = at_end.get(compared[0].candidate)
+    return None if tuned is None else tuned - interval.mean
 
 
 def _evidence(result: TuneResult, record: TrialRecord, traces: Traces) -> Evidence:
@@ -90,36 +113,3 @@ def _expected_peak(result: TuneResult, traces: Traces) -> float:
     """The peak that the search expected to be best."""
     probes = [traces[record.number] for record in result.records if record.role == "probe" and record.number in traces]
     return Candidates(result.config).expected_peak(probes[0] if probes else None, Prior.learned())
-
-
-def usual_schedule(result: TuneResult) -> Schedule:
-    """The schedule whose peak and warm-up duration the figures vary: the chosen one. Where that has no duration to vary
-    (no warm-up, or one that follows a rule), the curve and the decay that most proposals have; where none has one, a
-    linear warm-up."""
-    chosen = result.verdict.schedule
-    if chosen is not None and _varies(chosen):
-        return chosen
-    kinds = Counter(
-        record.schedule.model_copy(update={"peak": 1.0, "warmup_steps": 1})
-        for record in result.records
-        if record.role == "proposal" and _varies(record.schedule)
-    )
-    plain = result.config.baselines[0].model_copy(update={"shape": Linear(), "warmup_steps": 1})
-    return kinds.most_common(1)[0][0] if kinds else plain
-
-
-def _varies(schedule: Schedule) -> bool:
-    return not isinstance(schedule.shape, NoWarmup | Rule)
-
-
-def durations(longest: int, count: int) -> list[int]:
-    """Warm-up durations from 0 to ``longest`` steps, evenly spaced on the square-root scale that is searched."""
-    return sorted({round(root**2) for root in np.linspace(0.0, math.sqrt(longest), count)})
-
-
-def varied(schedule: Schedule, peak: float, warmup_steps: int) -> Schedule:
-    """A schedule with another peak and warm-up duration; 0 is no warm-up."""
-    if warmup_steps == 0:
-        changes: dict[str, Any] = {"shape": NoWarmup(), "start_factor": None}
-        return schedule.model_copy(update={"peak": peak, "warmup_steps": 0} | changes)
-    return schedule.model_copy(update={"peak": peak, "warmup_steps": warmup_steps})
