@@ -61,7 +61,7 @@ def _current(value: Any) -> Any:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ValueError("must be an autowarmup.Schedule, or a dict of its settings")
     peak = value.get("peak", LOWEST_RATE)
-    if isinstance(peak, bool) or not isinstance(peak, Real) or not LOWEST_RATE <= peak <= HIGHEST_RATE:
+    if isinstance(peak, bool) or not isinstance(peak, Real) or not LOWEST_RATE <= float(peak) <= HIGHEST_RATE:
         raise ValueError(f"its peak must be a learning rate, {LOWEST_RATE:g} to {HIGHEST_RATE:g}")
     return value
 
@@ -189,7 +189,7 @@ def current_schedule(
     """
     if given is None or isinstance(given, Schedule):
         return given
-    usual = {"peak": peak, "horizon": total_steps}
+    usual: dict[str, Any] = {"peak": peak, "horizon": total_steps}
     if "decay" not in given:
         usual |= {"decay": space.decay[0], "final_factor": space.final_factor.low}
     settings = usual | given

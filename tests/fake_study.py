@@ -13,9 +13,13 @@ from autowarmup.instability.instability import Instability, Kind
 from autowarmup.schedule.ranges import PeakRange
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
+from autowarmup.search.conclusion import concluded
 from autowarmup.search.config import TuneConfig
+from autowarmup.search.confirmation import Challenger, Confirmation
+from autowarmup.search.trial_state import TrialState
 from autowarmup.search.trials import Role, SegmentResult, TrialSpec
-from autowarmup.search.verdict import Comparison, Verdict, judge
+from autowarmup.search.verdict import Verdict
+from autowarmup.study.exchanges import gain_of
 from autowarmup.study.result import TrialRecord, TuneResult
 from autowarmup.study.store import StoredTrial
 from autowarmup.training.trace import Evaluation, Outcome, Trace
@@ -34,13 +38,14 @@ class FakeStudy:
         collapse_at: the peak above which training without warm-up breaks; a 30% warm-up moves it up
         threefold.
         kinds: what goes wrong there.
-        current_peak: the baselines' peak; at the best one they tie.
+        current_peak: the peak of the current schedule, which has no warm-up.
+        pairs: how many fresh seeds there are.
         probe: whether a ramp measured the peak.
         prune: whether proposals stop at rungs.
         validation, ema, grad_norm: whether trials record them.
         raising: every trial fails in the user's code.
         shapes: warm-up shapes.
-        fixed_peak: the space has one peak only, that of the baselines.
+        fixed_peak: the space has one peak only, the current one.
         wanted_steps: the length of the run that the schedule is for; the study trains ``HORIZON`` steps.
         text: a text of the user's, in the task and in tracebacks.
     """
@@ -52,6 +57,7 @@ class FakeStudy:
         collapse_at: float = 0.02,
         kinds: tuple[Kind, ...] = ("silent-failure", "divergence", "non-finite"),
         current_peak: float = 0.016,
+        pairs: int = 3,
         probe: bool = True,
         prune: bool = True,
         validation: bool = True,
@@ -78,24 +84,26 @@ class FakeStudy:
             budget=20 * HORIZON,
             space=SearchSpace.model_validate({"shapes": shapes, "peak": peaks}),
             current_peak=current_peak,
+            confirm_seeds=pairs,
             task={"model": text},
         )
         self.trials: list[StoredTrial] = []
         if probe:
             self._probe()
-        for candidate, schedule in enumerate(self.config.baselines, 1):
-            self._train(candidate, "baseline", schedule)
-        for candidate in range(3, proposals + 3):
+        self._train(1, "baseline", self.config.current_schedule)
+        for candidate in range(2, proposals + 2):
             self._train(candidate, "proposal", self._propose(shapes))
         self.verdict = self._conclude()
         self.traces = {trial.spec.number: trial.trace for trial in self.trials}
-        self.result = TuneResult(
+        result = TuneResult(
             verdict=self.verdict,
             records=tuple(TrialRecord.of(trial) for trial in self.trials),
             peak_range=peaks or PeakRange(low=3e-4, high=0.1),
             config=self.config,
+            budget=self.config.budget_with(slots=1),
             study="/studies/fake",
         )
+        self.result = result.model_copy(update={"gain": gain_of(result, self.traces)})
 
     def _propose(self, shapes: tuple[str, ...]) -> Schedule:
         peak = self.fixed_peak or 10 ** self.random.uniform(-3.5, -1)
@@ -210,26 +218,30 @@ class FakeStudy:
         return self.trials[-1]
 
     def _conclude(self) -> Verdict:
-        """The best proposal that completed meets the baselines on fresh seeds."""
-        done = [t.spec for t in self.trials if t.outcome == "completed" and t.spec.role == "proposal"]
-        best = min(done, key=lambda spec: self._final(spec.schedule), default=None)
-        schedules = dict(enumerate(self.config.baselines, 1)) | ({best.candidate: best.schedule} if best else {})
-        finals: dict[int, list[float | None]] = {candidate: [] for candidate in schedules}
-        for seed in (11, 12, 13) if not self.raising else ():
-            for candidate, schedule in schedules.items():
-                trial = self._train(candidate, "confirmation", schedule, seed)
-                finals[candidate].append(trial.final_loss)
-        names = {1: "no warm-up", 2: "untuned rule"}
-        compared = {
-            candidate: Comparison(
-                candidate=candidate,
-                name=names.get(candidate, "tuned"),
-                schedule=schedule,
-                final_losses=tuple(finals[candidate]),
-            )
-            for candidate, schedule in schedules.items()
-        }
-        return judge(compared[best.candidate] if best else None, [compared[1], compared[2]])
+        """The best proposal that completed meets the current schedule on fresh seeds, where it was better."""
+        states = {trial.spec.candidate: state_of(trial) for trial in self.trials}
+        proposals = [state for state in states.values() if state.spec.role == "proposal"]
+        best = min((s for s in proposals if s.final_loss is not None), key=lambda s: s.final_loss or 0.0, default=None)
+        current = states[1]
+        confirmation = Confirmation(self.config, 1, self._fresh)
+        challenger = None
+        if best is not None and (current.final_loss is None or best.final_loss < current.final_loss):  # type: ignore[operator]
+            challenger = Challenger(best.spec.candidate, best.schedule, best.final_loss or 0.0, noise=0.01)
+            while (stage := confirmation.next_stage(challenger, [], left=10**9)) is not None:
+                state = stage[0]
+                trial = self._train(state.spec.candidate, "confirmation", state.schedule, state.spec.seed)
+                state.take(trial.segments[0])
+                state.outcome = trial.outcome
+        return concluded(self.config, current, challenger, best, confirmation)
+
+    def _fresh(self, schedule: Schedule, candidate: int, seed: int, stop_only_on_nonfinite: bool) -> TrialState:
+        spec = TrialSpec(number=0, candidate=candidate, role="confirmation", seed=seed, schedule=schedule)
+        return TrialState(spec)
+
+
+def state_of(trial: StoredTrial) -> TrialState:
+    """A stored trial as the search sees it."""
+    return TrialState(trial.spec, trial.trace, trial.instability, trial.error, trial.outcome)
 
 
 def fake_study(**settings: Any) -> tuple[TuneResult, dict[int, Trace]]:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from autowarmup.report.pairs import searched_and_rivals, signed
+from autowarmup.report.pairs import paired, signed
 from autowarmup.report.style import (
     BLUE,
     GREEN,
@@ -32,10 +32,10 @@ from autowarmup.report.style import (
     tag,
     title,
 )
-from autowarmup.report.trials import final_losses, share, shares
+from autowarmup.report.trials import final_losses, several, share, shares
 from autowarmup.report.variations import durations, usual_schedule, varied
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.search.verdict import Comparison, Interval
+from autowarmup.search.verdict import CURRENT, TUNED, Interval
 from autowarmup.study.forecast import Forecast, Traces, searched
 from autowarmup.study.result import TrialRecord, TuneResult
 
@@ -55,14 +55,14 @@ def duration(result: TuneResult, traces: Traces) -> Figure:
     losses += [finals[record.number] for record in completed]
     if not losses:
         return notice(f"No trial got to its end with a finite {result.loss_name}.")
-    best, rivals = searched_and_rivals(result)
-    paired = [(rival, rival.interval) for rival in rivals if rival.interval]
-    if best and paired:
+    pairs = paired(result)
+    interval = pairs[1].interval if pairs else None
+    if interval:
         figure = figure_of(9.6, 5.0)
         axes, forest = figure.subplots(1, 2, width_ratios=(6, 5))
         plain(axes)
         plain(forest)
-        _draw_pairs(forest, best, paired)
+        _draw_interval(forest, interval)
     else:
         figure, axes = canvas()
     longest = max([r.schedule.duration for r in completed] + [c.schedule.duration for c in comparisons])
@@ -124,12 +124,11 @@ def _draw_finals(axes: Axes, completed: Sequence[TrialRecord], finals: Mapping[i
 def _draw_confirmed(axes: Axes, result: TuneResult) -> list[Artist]:
     """Each confirmed schedule: its seeds as dots, its mean as a bar with its name."""
     comparisons = result.verdict.comparisons
-    tuned, _ = searched_and_rivals(result)
     for comparison in comparisons:
         losses = comparison.losses
         if not losses:
             continue
-        best, chosen = comparison is tuned, comparison.candidate == result.verdict.candidate
+        best, chosen = comparison.name == TUNED, comparison.candidate == result.verdict.candidate
         colour, place = BLUE if chosen else GREEN if best else ORANGE, share(comparison)
         style: dict[str, Any] = {"color": colour, "zorder": 4, "clip_on": False}
         axes.plot([place] * 2, [min(losses), max(losses)], linewidth=1.6, **style)
@@ -140,37 +139,33 @@ def _draw_confirmed(axes: Axes, result: TuneResult) -> list[Artist]:
         tag(axes, name, at, above=not best, colour=colour, align="left" if place == 0.0 else "center")
     if not comparisons:
         return []
-    text = f"on {len(comparisons[0].final_losses)} fresh seeds, with their mean"
+    text = f"on {several(len(comparisons[0].final_losses), 'fresh seed')}, with their mean"
     return [Line2D([], [], marker="o", markersize=5, color=MUTED, linewidth=1.6, label=text)]
 
 
-def _draw_pairs(axes: Axes, best: Comparison, rivals: Sequence[tuple[Comparison, Interval]]) -> None:
+def _draw_interval(axes: Axes, interval: Interval) -> None:
     """The paired differences: a bar for the interval, a dot for each seed."""
-    for row, (rival, interval) in enumerate(reversed(rivals)):
-        decided = interval.high < 0 or interval.low > 0
-        colour, seeds = BLUE if decided else MUTED, interval.differences
-        axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=3, gid="interval")
-        axes.plot(seeds, [row] * len(seeds), "o", color=colour, markersize=5, alpha=0.6, gid="difference")
-        axes.plot([interval.mean], [row], "|", color=colour, markersize=16, markeredgewidth=3)
-        low, mean, high = (signed(value) for value in (interval.low, interval.mean, interval.high))
-        text = f"{rival.name}: {mean} [{low}, {high}]"
-        where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        axes.annotate(text, (0.0, row), xytext=(0, 15), fontsize=9.5, color=INK, zorder=5, bbox=PLATE, **where)
+    decided = interval.high < 0 or interval.low > 0
+    colour, seeds = BLUE if decided else MUTED, interval.differences
+    axes.plot([interval.low, interval.high], [0, 0], color=colour, linewidth=3, gid="interval")
+    axes.plot(seeds, [0] * len(seeds), "o", color=colour, markersize=5, alpha=0.6, gid="difference")
+    axes.plot([interval.mean], [0], "|", color=colour, markersize=16, markeredgewidth=3)
+    low, mean, high = (signed(value) for value in (interval.low, interval.mean, interval.high))
+    where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    style: dict[str, Any] = {"fontsize": 9.5, "color": INK, "zorder": 5, "bbox": PLATE}
+    axes.annotate(f"{mean} [{low}, {high}]", (0.0, 0), xytext=(0, 15), **style, **where)
     axes.axvline(0.0, color=INK, linewidth=1.2, zorder=1)
-    axes.set_ylim(-0.6, len(rivals) - 0.3)
+    axes.set_ylim(-0.6, 0.7)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.25)
-    confidence = f"{rivals[0][1].confidence:.0%} interval"
-    axes.set(xlabel=f"{best.name} minus the other, final loss,\n{confidence} (below 0: {best.name} is better)")
-    title(axes, _paired_finding(rivals))
+    confidence = f"{interval.confidence:.0%} interval"
+    axes.set(xlabel=f"{TUNED} minus {CURRENT}, final loss,\n{confidence} (below 0: {TUNED} is better)")
+    title(axes, _paired_finding(interval))
 
 
-def _paired_finding(rivals: Sequence[tuple[Comparison, Interval]]) -> str:
-    if all(interval.high < 0 for _, interval in rivals):
-        return "Better than every baseline" if len(rivals) > 1 else f"Better than {rivals[0][0].name}"
-    even = [rival.name for rival, interval in rivals if interval.low <= 0 <= interval.high]
-    if even:
-        return "No clear gain over " + (even[0] if len(even) == 1 else "the baselines")
-    return "Paired differences"
+def _paired_finding(interval: Interval) -> str:
+    if interval.high < 0:
+        return "Better than the current schedule"
+    return "Worse than the current schedule" if interval.low > 0 else "No clear difference"

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autowarmup.instability.instability import Instability
-from autowarmup.report.pairs import searched_and_rivals, signed
+from autowarmup.report.pairs import paired, signed
 from autowarmup.report.trials import final_losses
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.search.verdict import Interval
+from autowarmup.search.verdict import Comparison
+from autowarmup.study.forecast import searched
 from autowarmup.study.result import TrialRecord, TuneResult
 
 HEADLINES = {
     "tuned": "Tuned: use this schedule",
-    "tie": "Tie: nothing beats the simple schedule",
-    "leaning": "Leaning: the simple schedule is the best so far",
+    "leaning": "Leaning: this schedule is expected to be better, which is not shown",
+    "tie": "Tie: keep the current schedule",
     "nothing stable": "Nothing stable: no schedule got to the end of its run",
 }
 
@@ -83,21 +84,22 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         undefined=StrictUndefined,
     )
     environment.filters |= {"loss": _loss, "signed": signed, "lr": _rate, "duration": _duration}
-    searched, _ = searched_and_rivals(result)
-    finals = final_losses(result)
+    finals, verdict = final_losses(result), result.verdict
     template = environment.get_template("report.html.j2")
     return template.render(
         result=result,
-        verdict=result.verdict,
+        verdict=verdict,
         schedule=result.schedule,
         extrapolation=result.extrapolation,
-        headline=HEADLINES[result.verdict.kind],
+        headline=HEADLINES[verdict.kind],
         study=Path(result.study).name,
         loss_name=result.loss_name,
-        findings=list(_findings(result)),
+        gain=result.gain,
+        searched=verdict.searched if verdict.kind == "tie" else None,
+        on_search_seed=_on_search_seed(result),
         code=_code(result.schedule),
         seeds=_seeds(result),
-        searched=searched,
+        pairs=_pairs(result),
         pictures=[(name, text, _inline(pictures[name])) for name, text in PICTURES.items()],
         instabilities=_instabilities(result),
         failures=[record for record in result.records if record.outcome == "failed"],
@@ -106,31 +108,6 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         outcomes=_outcomes(result),
         cost=result.cost,
     )
-
-
-def _findings(result: TuneResult) -> Iterator[str]:
-    """The paired comparisons in words, one sentence each, but for those that the verdict's message tells."""
-    searched, rivals = searched_and_rivals(result)
-    for rival in rivals if searched else ():
-        if rival.interval is None:
-            yield f"Against {rival.name} there is no interval: not every run of the two schedules got to its end."
-        elif _size(rival.interval.mean) not in result.verdict.message:
-            yield f"Against {rival.name}, the searched schedule ends {_compared(rival.interval, result.loss_name)}"
-
-
-def _compared(interval: Interval, loss_word: str) -> str:
-    sure = f"{interval.confidence:.0%} interval"
-    if interval.low <= 0.0 <= interval.high:
-        bounds = f"{sure} {signed(interval.low)} to {signed(interval.high)}"
-        return f"at about the same {loss_word}: {signed(interval.mean)} ({bounds}), within the noise."
-    near, far = sorted((abs(interval.low), abs(interval.high)))
-    way = "lower" if interval.high < 0.0 else "higher"
-    bounds = f"{sure} {_size(near)} to {_size(far)} {way}"
-    return f"{_size(interval.mean)} {way} in {loss_word} ({bounds}), more than the noise."
-
-
-def _size(difference: float) -> str:
-    return signed(abs(difference)).removeprefix("+")
 
 
 def _code(schedule: Schedule | None) -> str | None:
@@ -152,13 +129,40 @@ def _code(schedule: Schedule | None) -> str | None:
     )
 
 
-def _seeds(result: TuneResult) -> list[str]:
-    """Headings for the comparison's columns."""
-    count = max((len(comparison.final_losses) for comparison in result.verdict.comparisons), default=0)
-    seeds = dict.fromkeys(record.seed for record in result.records if record.role == "confirmation")
-    if len(seeds) != count:
-        return [f"run {index}" for index in range(1, count + 1)]
-    return [f"seed {seed}" for seed in seeds]
+def _runs(result: TuneResult, candidate: int) -> dict[int, TrialRecord]:
+    """A candidate's runs on the fresh seeds, by seed."""
+    return {r.seed: r for r in result.records if r.role == "confirmation" and r.candidate == candidate}
+
+
+def _seeds(result: TuneResult) -> list[int]:
+    """The fresh seeds on which the schedules met."""
+    pairs = paired(result)
+    return list(_runs(result, pairs[0].candidate)) if pairs else []
+
+
+def _pairs(result: TuneResult) -> list[tuple[Comparison, list[str]]]:
+    """The schedules that met, each with how its run ended on each seed."""
+    seeds = _seeds(result)
+    rows = []
+    for comparison in result.verdict.comparisons:
+        runs = _runs(result, comparison.candidate)
+        rows.append((comparison, [_ending(runs.get(seed)) for seed in seeds]))
+    return rows
+
+
+def _ending(record: TrialRecord | None) -> str:
+    if record is None:
+        return "not run"
+    if record.outcome == "completed":
+        return _loss(record.final_loss)
+    return f"{'stopped' if record.outcome == 'pruned' else record.outcome} at step {record.steps:,}"
+
+
+def _on_search_seed(result: TuneResult) -> tuple[float | None, float | None]:
+    """The final losses of the best schedule that was found and of the current one on the search's seed."""
+    known = {record.schedule: record.final_loss for record in searched(result)}
+    found = result.verdict.searched
+    return None if found is None else known.get(found), known.get(result.config.current_schedule)
 
 
 def _instabilities(result: TuneResult) -> list[tuple[TrialRecord, Instability]]:

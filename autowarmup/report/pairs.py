@@ -1,4 +1,4 @@
-"""Who was compared with whom on the fresh seeds, and how a difference is written."""
+"""The pairs on fresh seeds, and how a difference is written."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from autowarmup.search.verdict import Comparison
 from autowarmup.study.result import TuneResult
 
 
-def searched_and_rivals(result: TuneResult) -> tuple[Comparison | None, tuple[Comparison, ...]]:
-    """The searched schedule, None where none got that far, and the baselines that it met."""
-    comparisons = result.verdict.comparisons
-    baselines = {record.candidate for record in result.records if record.role == "baseline"}
-    if not comparisons or comparisons[0].candidate in baselines:
-        return None, comparisons
-    return comparisons[0], comparisons[1:]
+def paired(result: TuneResult) -> tuple[Comparison, Comparison] | None:
+    """The searched schedule and the current one on fresh seeds; None where there were no pairs."""
+    compared = result.verdict.comparisons
+    return (compared[0], compared[1]) if compared else None
 
 
 def signed(value: float) -> str:

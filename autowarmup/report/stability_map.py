@@ -110,7 +110,8 @@ def on_the_map(result: TuneResult) -> list[TrialRecord]:
 def fit_boundary(result: TuneResult) -> Boundary | None:
     """The boundary between stable and unstable schedules, from the trials on all seeds; None where all or none broke.
 
-    A baseline goes on though its loss has collapsed; one that ends no better than the trivial predictor tells nothing.
+    The current schedule goes on though its loss has collapsed; a run that ends no better than the trivial predictor
+    tells nothing.
     """
     finals, trivial = final_losses(result), result.config.trivial_loss
     told = [
@@ -227,7 +228,7 @@ def _draw_unstable(axes: Axes, records: Sequence[TrialRecord]) -> list[Artist]:
 
 
 def _draw_landmarks(axes: Axes, result: TuneResult, records: Sequence[TrialRecord]) -> list[Artist]:
-    """Rings and names for the chosen schedule and the baselines, a line where the probe broke."""
+    """Rings and names for the chosen schedule and the current one, a line where the probe broke."""
     top: dict[str, Any] = {"zorder": 5, "clip_on": False}
     for record in records:
         name = name_of(result, record)

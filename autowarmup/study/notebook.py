@@ -9,6 +9,7 @@ from pathlib import Path
 from autowarmup.schedule.extrapolation import Extrapolation
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import Verdict
+from autowarmup.study.gain import Gain
 
 PICTURES = {
     "stability_map": "Stability map",
@@ -23,6 +24,7 @@ def result_html(
     verdict: Verdict,
     schedule: Schedule | None,
     extrapolation: Extrapolation | None,
+    gain: Gain | None,
     *,
     loss_name: str,
     costs: Sequence[str],
@@ -36,6 +38,7 @@ def result_html(
         verdict: what the study concludes.
         schedule: the schedule that it hands out.
         extrapolation: how that was extrapolated, where it was.
+        gain: what the difference between tuned and current schedule is made of, where it is known.
         loss_name: what the final losses are, such as ``"validation loss"``.
         costs: lines about trials and cost.
         warnings: what makes the findings doubtful, one sentence each.
@@ -51,6 +54,8 @@ def result_html(
         verdict=verdict,
         schedule=schedule,
         extrapolation=extrapolation,
+        gain=gain,
+        searched=verdict.searched if verdict.kind == "tie" else None,
         loss_name=loss_name,
         costs=costs,
         warnings=warnings,

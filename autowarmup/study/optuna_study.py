@@ -16,8 +16,8 @@ from autowarmup.study.store import StoredTrial
 
 
 def optuna_study(config: TuneConfig, peaks: PeakRange, trials: Sequence[StoredTrial]) -> optuna.Study:
-    """An Optuna study in memory with the trials on the search's own seed: all proposals, and the baselines that the
-    search space contains. The probe and the confirmation are left out.
+    """An Optuna study in memory with the trials on the search's own seed: all proposals, and the current
+    schedule where the search space contains it. The probe and the confirmation are left out.
 
     Optuna took no part in the search; the trials are added to it afterwards. They are mapped like this:
 

@@ -241,6 +241,7 @@ class TuneResult(Frozen):
             self.verdict,
             self.schedule,
             self.extrapolation,
+            self.gain,
             loss_name=self.loss_name,
             costs=self._costs(),
             warnings=self.warnings,

@@ -20,7 +20,7 @@ class Best:
 
     def describe(self) -> str:
         """Its loss and its schedule."""
-        role = "baseline, " if self.spec.role == "baseline" else ""
+        role = "the current one, " if self.spec.role == "baseline" else ""
         return f"loss {self.loss:.4g}, {in_words(self.spec.schedule)} ({role}trial {self.spec.number})"
 
 

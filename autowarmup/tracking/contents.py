@@ -154,6 +154,7 @@ def study_note(findings: Findings, page: str, picture: str | None) -> str:
         f"**{findings.verdict.kind}**: {findings.verdict.message}",
         findings.schedule.describe() if findings.schedule else "",
         findings.extrapolation or "",
+        _searched(findings.verdict),
         _comparisons(findings.verdict),
         _links(page),
         _image(picture),
@@ -176,6 +177,13 @@ def _study_line(name: str, page: str, tags: Mapping[str, str]) -> str:
     verdict = f"**{tags['verdict']}**" if "verdict" in tags else tags.get("trials", "")
     schedule = f", {tags['schedule']}" if "schedule" in tags else ""
     return f"{name}: {verdict}{schedule}. {_links(page)}"
+
+
+def _searched(verdict: Verdict) -> str:
+    """On a tie, the best schedule that was found."""
+    if verdict.kind != "tie" or verdict.searched is None:
+        return ""
+    return f"Best schedule that was found: {verdict.searched.describe()}"
 
 
 def _comparisons(verdict: Verdict) -> str:

@@ -10,7 +10,7 @@ from autowarmup.schedule import Schedule
 from autowarmup.search.trials import TrialSpec
 from autowarmup.tracking.overview import TrialOverview
 
-STUDY_COLOUR, TUNED, BASELINE, PROPOSAL, PROBE = "#222222", "#0072B2", "#E69F00", "#009E73", "#666666"
+STUDY_COLOUR, TUNED, CURRENT, PROPOSAL, PROBE = "#222222", "#0072B2", "#E69F00", "#009E73", "#666666"
 ENDED = {"pruned": "#9a9a9a", "unstable": "#D55E00", "failed": "#CC79A7"}
 """The colours of the report's figures."""
 
@@ -20,12 +20,12 @@ class Lineup:
     """Which candidates met on the fresh seeds.
 
     Args:
-        baselines: the candidates that need no search.
+        current: the current schedule's candidate; None before it has begun.
         tuned: the searched candidate that met them; None before one has. Of several, the last one: the others broke.
         seeds: the fresh seeds, in order.
     """
 
-    baselines: frozenset[int] = frozenset()
+    current: int | None = None
     tuned: int | None = None
     seeds: tuple[int, ...] = ()
 
@@ -33,11 +33,11 @@ class Lineup:
     def of(cls, specs: Iterable[TrialSpec]) -> Self:
         """The lineup of a study's trials, given in their order."""
         trials = list(specs)
-        baselines = frozenset(spec.candidate for spec in trials if spec.role == "baseline")
+        current = next((spec.candidate for spec in trials if spec.role == "baseline"), None)
         confirming = [spec for spec in trials if spec.role == "confirmation"]
-        searched = [spec.candidate for spec in confirming if spec.candidate not in baselines]
+        searched = [spec.candidate for spec in confirming if spec.candidate != current]
         seeds = tuple(dict.fromkeys(spec.seed for spec in confirming))
-        return cls(baselines, searched[-1] if searched else None, seeds)
+        return cls(current, searched[-1] if searched else None, seeds)
 
 
 def run_name(trial: TrialOverview, lineup: Lineup) -> str:
@@ -51,7 +51,7 @@ def run_name(trial: TrialOverview, lineup: Lineup) -> str:
     spec = trial.spec
     if spec.role == "probe":
         return _probe_name(trial)
-    part = "baseline" if spec.candidate in lineup.baselines else "tuned" if spec.candidate == lineup.tuned else ""
+    part = {lineup.current: "current", lineup.tuned: "tuned"}.get(spec.candidate, "")
     seed = f"seed {lineup.seeds.index(spec.seed) + 1}" if spec.role == "confirmation" else ""
     words = (_ending(trial), ", ".join(filter(None, (part, seed))), _schedule_name(spec.schedule))
     return ": ".join(filter(None, words))
@@ -64,7 +64,7 @@ def run_colour(trial: TrialOverview, lineup: Lineup) -> str:
         return PROBE
     if trial.outcome in ENDED:
         return ENDED[trial.outcome]
-    return BASELINE if spec.candidate in lineup.baselines else TUNED if spec.candidate == lineup.tuned else PROPOSAL
+    return {lineup.current: CURRENT, lineup.tuned: TUNED}.get(spec.candidate, PROPOSAL)
 
 
 def _probe_name(trial: TrialOverview) -> str:
