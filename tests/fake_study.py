@@ -222,11 +222,11 @@ class FakeStudy:
         states = {trial.spec.candidate: state_of(trial) for trial in self.trials}
         proposals = [state for state in states.values() if state.spec.role == "proposal"]
         best = min((s for s in proposals if s.final_loss is not None), key=lambda s: s.final_loss or 0.0, default=None)
-        current = states[1]
-        confirmation = Confirmation(self.config, 1, self._fresh)
+        current, confirmation = states[1], Confirmation(self.config, 1, self._fresh)
+        rival = math.inf if current.final_loss is None else current.final_loss * (1.0 - self.config.margin)
         challenger = None
-        if best is not None and (current.final_loss is None or best.final_loss < current.final_loss):  # type: ignore[operator]
-            challenger = Challenger(best.spec.candidate, best.schedule, best.final_loss or 0.0, noise=0.01)
+        if best is not None and best.final_loss is not None and best.final_loss < rival:
+            challenger = Challenger(best.spec.candidate, best.schedule, best.final_loss, noise=0.01)
             while (stage := confirmation.next_stage(challenger, [], left=10**9)) is not None:
                 state = stage[0]
                 trial = self._train(state.spec.candidate, "confirmation", state.schedule, state.spec.seed)

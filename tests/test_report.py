@@ -31,6 +31,7 @@ from tests.fake_study import BEST, fake_study, with_infinite_losses
 CASES: dict[str, dict[str, Any]] = {
     "tuned": {},
     "tie": {"current_peak": BEST},
+    "leaning": {"pairs": 0},
     "nothing stable": {"collapse_at": 1e-5},
     "nothing unstable": {"collapse_at": 1e3},
     "no probe": {"probe": False},
@@ -72,8 +73,7 @@ def test_every_study_has_its_figures_and_its_verdict(case: str) -> None:
     result, traces = fake_study(**{"proposals": 14} | CASES[case])
     assert all(draw(result, traces).axes for draw in FIGURES.values())
     text = render(result, dict.fromkeys(PICTURES, b"png"))
-    assert html.escape(result.verdict.message) in text
-    assert text.index(html.escape(result.verdict.message)) < text.index("<img")
+    assert result.verdict.message in html.unescape(text[: text.index("<img")])
 
 
 @pytest.mark.parametrize("settings", [{}, {"raising": True}])
@@ -175,24 +175,75 @@ def test_the_trials_are_sorted_by_final_loss(study: Study, page: str) -> None:
     assert set(finals[len(losses) :]) == {"\N{EN DASH}"}
 
 
-def test_every_interval_is_told_once_in_words(study: Study, page: str) -> None:
-    message, comparisons = study[0].verdict.message, study[0].verdict.comparisons
-    (told,) = [comparison for comparison in comparisons[1:] if comparison.name in message]
-    (other,) = [comparison for comparison in comparisons[1:] if comparison is not told]
-    assert f"Against {told.name}" not in page
-    assert other.interval is not None
-    assert other.interval.high < 0
-    mean, low, high = (f"{-value:.4f}" for value in (other.interval.mean, other.interval.low, other.interval.high))
-    assert f"Against {other.name}, the searched schedule ends {mean} lower" in page
-    assert f"(95% interval {high} to {low} lower)" in page
+def table(page: str, section: str) -> list[list[str]]:
+    """The rows of a section's table: their cells as text."""
+    part = page[page.index(f'id="{section}"') :]
+    rows = re.findall(r"<tr.*?</tr>", part[: part.index("</section>")], re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[html.unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in cells]
 
 
-def test_a_tie_is_told_in_words() -> None:
+def test_the_pairs_are_told_seed_by_seed_with_their_interval(study: Study, page: str) -> None:
+    tuned, current = study[0].verdict.comparisons
+    interval = current.interval
+    assert interval is not None
+    head, first, second = table(page, "pairs")
+    assert [cell.split()[0] for cell in head] == ["schedule", *["seed"] * len(tuned.final_losses), "tuned"]
+    assert first[1:-1] == [f"{loss:.4f}" for loss in tuned.final_losses]
+    assert second[1:-1] == [f"{loss:.4f}" for loss in current.final_losses]
+    minus = [f"{value:.4f}".replace("-", "\N{MINUS SIGN}") for value in (interval.mean, interval.low, interval.high)]
+    assert second[-1] == f"{minus[0]}{minus[1]} to {minus[2]}"
+
+
+def test_a_run_of_a_pair_that_ended_early_says_how() -> None:
+    result, _ = fake_study(collapse_at=0.012, kinds=("divergence",))
+    assert result.verdict.kind == "tuned"
+    assert result.verdict.comparisons[1].unstable
+    current = table(render(result, dict.fromkeys(PICTURES, b"png")), "pairs")[2]
+    assert current[0].startswith("current")
+    assert re.fullmatch(r"unstable at step \d+", current[1])
+    stopped = [
+        record.model_copy(update={"outcome": "pruned", "instability": None, "steps": 150})
+        if record.role == "confirmation" and record.candidate == 1
+        else record
+        for record in result.records
+    ]
+    page = render(result.model_copy(update={"records": tuple(stopped)}), dict.fromkeys(PICTURES, b"png"))
+    assert table(page, "pairs")[2][1] == "stopped at step 150"
+
+
+def test_a_tie_shows_the_schedule_that_was_found_too() -> None:
     result, _ = fake_study(current_peak=BEST)
+    found = result.verdict.searched
     assert result.verdict.kind == "tie"
+    assert found is not None
+    assert result.schedule == result.config.current_schedule
     text = render(result, dict.fromkeys(PICTURES, b"png"))
-    assert "at about the same validation loss" in text
-    assert "within the noise" in text
+    assert html.escape(found.describe()) in text[: text.index("<nav")]
+    assert "What the difference is made of" in text
+    assert found.describe() in result.summary()
+    assert found.describe() in html.unescape(result._repr_html_())
+
+
+def test_leaning_says_that_it_is_not_shown() -> None:
+    result, _ = fake_study(pairs=0)
+    assert result.verdict.kind == "leaning"
+    assert result.schedule == result.verdict.searched
+    text = render(result, dict.fromkeys(PICTURES, b"png"))
+    assert "expected to be better, which is not shown" in text
+    assert 'id="pairs"' not in text
+
+
+def test_the_page_says_what_the_gain_is_made_of(study: Study, page: str) -> None:
+    gain = study[0].gain
+    assert gain is not None
+    rows = table(page, "gain")[1:]
+    assert [row[1] for row in rows] == [
+        gain.tuned.describe(),
+        *(exchange.expected.describe() for exchange in gain.exchanges),
+        gain.current.describe(),
+    ]
+    assert page.count(html.escape(gain.warmup_needed())) == 2
 
 
 def test_text_of_the_users_is_escaped(tmp_path: Path) -> None:
@@ -318,7 +369,7 @@ def test_duration_shows_completed_trials_seeds_and_intervals(
     result, traces = study
     figure = duration(result, traces)
     assert markers(figure, "completed") == count(result, "completed", "baseline", "proposal")
-    assert markers(figure, "confirmed") == 3 * len(result.verdict.comparisons)
+    assert markers(figure, "confirmed") == sum(len(each.losses) for each in result.verdict.comparisons)
     drawn = sorted(tuple(line.get_xdata()) for line in gids(figure, "interval"))
     assert drawn == sorted((c.interval.low, c.interval.high) for c in result.verdict.comparisons[1:])  # type: ignore[union-attr]
 
@@ -458,7 +509,7 @@ def test_losses_that_are_not_finite_are_left_out_of_the_forecast() -> None:
 
 
 @pytest.mark.parametrize("shapes", [("none", "linear"), ("none",), ("linear",)])
-def test_a_baseline_that_is_kept_lends_its_peak_and_not_its_curve(shapes: tuple[str, ...]) -> None:
+def test_a_current_schedule_that_is_kept_lends_its_peak_and_not_its_curve(shapes: tuple[str, ...]) -> None:
     result, traces = fake_study(proposals=10, current_peak=BEST, shapes=shapes)
     assert result.verdict.kind == "tie"
     assert usual_schedule(result).shape.kind == "linear"
@@ -488,7 +539,7 @@ def test_the_page_shows_the_extrapolated_schedule_and_its_range() -> None:
     assert result.extrapolation is not None
     assert result.schedule is not None
     page = render(result, dict.fromkeys(PICTURES, b"png"))
-    head = page[page.index("<header>") : page.index('id="baselines"')]
+    head = page[page.index("<header>") : page.index('id="pairs"')]
     assert html.escape(result.schedule.describe()[1:]) in head
     assert "This schedule is extrapolated" in head
     assert f"{result.extrapolation.peak_low:.3g} to {result.extrapolation.peak_high:.3g}" in head
