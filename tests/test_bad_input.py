@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from autowarmup import SearchSpace, autotune
+from autowarmup import Schedule, SearchSpace, autotune
 from autowarmup.errors import InputError, StudyError, StudyMismatchError
 from tests.tasks import digits, linear, settings
 
@@ -213,7 +213,41 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "horizon of one step": ({"total_steps": 1}, "total_steps: must be 10 to 1,000,000,000 optimizer steps, got 1"),
     "horizon in parsecs": ({"total_steps": "3 parsecs"}, "'3 parsecs' is not a number of steps"),
     "unknown preset": ({"space": "defualt"}, "no search space 'defualt'.*did you mean 'default'"),
-    "budget too small for one trial": ({"budget": 30}, "budget=30 optimizer steps is too small.*at least 450"),
+    "budget too small for one trial": ({"budget": 30}, "budget=30 optimizer steps is too small.*at least 170"),
+    "budget too small without pairs": ({"budget": "2 runs", "confirm_seeds": 0}, "budget=80 .*too small.*at least 90"),
+    "budget of nothing": ({"budget": 0}, "budget: must be 1 to .* optimizer steps, or runs such as '6 runs', got 0"),
+    "budget in parsecs": ({"budget": "3 parsecs"}, "'3 parsecs' is not a number of optimizer steps.*'6 runs'"),
+    "budget as a share": ({"budget": 2.5}, "2.5 is not a number of optimizer steps such as 5000, or of runs"),
+    "a current schedule that is none": ({"current": 3e-4}, "current: must be an autowarmup.Schedule, or a dict"),
+    "a current schedule of another length": (
+        {"current": Schedule(peak=1e-3, horizon=400)},
+        "the current schedule is for 400 optimizer steps, and the run is total_steps=40 long",
+    ),
+    "a current peak of nothing": ({"current": {"peak": 0}}, "current: its peak must be a learning rate, 1e-12 to 1e"),
+    "two current peaks": (
+        {"current": Schedule(peak=1e-3, horizon=40), "current_peak": 2e-3},
+        "current_peak=0.002 is not the peak of the current schedule, 0.001: leave current_peak out",
+    ),
+    "a current warm-up of unknown shape": (
+        {"current": {"warmup_steps": "10%", "shape": "bent"}},
+        "current: shape: .*'bent'.*'linear'",
+    ),
+    "a current warm-up without a shape": (
+        {"current": {"warmup_steps": "10%"}},
+        "current: .*shape 'none' takes no",
+    ),
+    "a current warm-up longer than the run": (
+        {"current": {"warmup_steps": 50, "shape": "linear"}},
+        "current: warmup_steps=50 is longer than the horizon of 40 steps",
+    ),
+    "a current warm-up in parsecs": (
+        {"current": {"warmup_steps": "3 parsecs", "shape": "linear"}},
+        "current: duration '3 parsecs' is not a number of steps",
+    ),
+    "an unknown part of the current schedule": ({"current": {"warmup": 4}}, "current: unknown key 'warmup'"),
+    "a margin above all": ({"margin": 1.0}, "margin: must be less than 1, got 1.0"),
+    "a cohort of none": ({"cohort": 0}, "cohort: must be greater than or equal to 1, got 0"),
+    "less than no seed": ({"confirm_seeds": -1}, "confirm_seeds: must be greater than or equal to 0, got -1"),
     "batch of nothing": ({"batch_size": 0}, "batch_size.*got 0"),
     "unknown precision": ({"precision": "fp8"}, "precision.*'fp32', 'bf16' or 'fp16'.*got 'fp8'"),
     "no such device": ({"device": "cuda:7"}, "device='cuda:7' can't be used here"),

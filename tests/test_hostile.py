@@ -118,8 +118,8 @@ OUTSIDE = {"/", "/proc/none/study"}
 
 SETTINGS = [
     *("total_steps", "tune_steps", "batch_size", "accumulate", "clip_norm", "precision", "device", "compile", "space"),
-    *("budget", "seed", "current_peak", "beta2", "confirm_seeds", "cohort", "detectors", "study", "mlflow", "progress"),
-    "engine",
+    *("budget", "seed", "current", "current_peak", "margin", "beta2", "confirm_seeds", "cohort", "detectors"),
+    *("study", "mlflow", "progress", "engine"),
 ]
 
 

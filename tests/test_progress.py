@@ -64,7 +64,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert all(len(line) <= width for line in shown(standing, width))
 
 
-SETTINGS: Any = SimpleNamespace(budget=1000, horizon=20)
+SETTINGS: Any = SimpleNamespace(horizon=20)
 
 
 def test_a_thousand_steps_are_drawn_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_a_thousand_steps_are_drawn_a_few_times(monkeypatch: pytest.MonkeyPatch)
         "_live",
         SimpleNamespace(start=int, stop=int, update=lambda group, refresh: drawn.append(group.renderables)),
     )
-    display.started(SETTINGS, Path())
+    display.started(SETTINGS, Path(), budget=1000)
     display.replayed(one_step(1)[0], SegmentResult(1, 1, one_step(1)[1]))
     began = time.monotonic()
     for _ in range(1000):
@@ -92,7 +92,7 @@ def test_a_thousand_steps_are_drawn_a_few_times(monkeypatch: pytest.MonkeyPatch)
 def test_a_log_has_a_line_for_each_trial(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     log = progress_for()
     assert isinstance(log, LogLines)
-    log.started(SETTINGS, Path("study"))
+    log.started(SETTINGS, Path("study"), budget=1000)
     log.replayed(one_step(1)[0], SegmentResult(1, 1, one_step(1)[1]))
     log.finished(1, "completed")
     log.observe(*one_step(2))
