@@ -137,7 +137,7 @@ class Study:
     def finish(self, status: str = "finished") -> None:
         """Concludes, with artifacts."""
         schedule = self.store.trial(0).spec.schedule
-        verdict = Verdict(kind="tuned", candidate=0, schedule=schedule, message="beats both baselines")
+        verdict = Verdict(kind="tuned", candidate=0, schedule=schedule, margin=0.005, message="beats the current one")
         self.store.set_meta("schedule", schedule.model_dump(mode="json"))
         self.store.set_meta("extrapolation", None)
         self.store.set_meta("verdict", verdict.model_dump(mode="json"))

@@ -91,7 +91,7 @@ def whole(study: Study) -> None:
     study.run(4, schedule=linear, candidate=4)
     study.run(5, schedule=gentle, candidate=5)
     study.run(6, role="baseline", schedule=plain, candidate=6)
-    study.run(7, role="baseline", schedule=rule, candidate=7)
+    study.run(7, schedule=rule, candidate=7)
     study.run(8, role="confirmation", schedule=plain, candidate=6, seed=901)
     study.run(9, role="confirmation", schedule=plain, candidate=6, seed=902)
     study.run(10, "unstable", role="confirmation", schedule=linear, candidate=4, seed=901)
@@ -114,10 +114,10 @@ def test_a_run_s_name_says_what_the_trial_is(study: Study) -> None:
         "failed: polynomial 10% to 4e-2",
         "linear 30% to 5.4e-3",
         "tuned: linear 30% to 2.4e-3",
-        "baseline: no warm-up, peak 1e-3",
-        "baseline: untuned-linear 32% to 1e-3",
-        "baseline, seed 1: no warm-up, peak 1e-3",
-        "baseline, seed 2: no warm-up, peak 1e-3",
+        "current: no warm-up, peak 1e-3",
+        "untuned-linear 32% to 1e-3",
+        "current, seed 1: no warm-up, peak 1e-3",
+        "current, seed 2: no warm-up, peak 1e-3",
         "unstable at step 27: seed 1: linear 30% to 5.4e-3",
         "pruned at step 20: seed 2: linear 30% to 5.4e-3",
         "tuned, seed 1: linear 30% to 2.4e-3",
@@ -167,7 +167,7 @@ def test_colours_tell_the_outcome_and_else_the_part() -> None:
     schedule = Schedule(peak=0.1, horizon=100)
     spec = TrialSpec(number=0, candidate=3, role="proposal", seed=0, schedule=schedule)
     found = instability("divergence", 5, fatal=True)
-    lineups = {"tuned": Lineup(tuned=3), "baseline": Lineup(frozenset({3})), "proposal": Lineup()}
+    lineups = {"tuned": Lineup(tuned=3), "current": Lineup(current=3), "proposal": Lineup()}
     completed = TrialOverview(spec, "completed", 100, None)
     colours = {part: run_colour(completed, lineup) for part, lineup in lineups.items()}
     colours |= {
@@ -245,7 +245,7 @@ def test_descriptions_say_what_was_found_and_show_the_map(study: Study) -> None:
     picture = f"![Stability map](get-artifact?path=stability_map.png&run_uuid={parent.info.run_id})"
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith(
-        "**tuned**: beats both baselines\n\npeak 0.01, polynomial (power 2) warm-up over 6 steps (10%)"
+        "**tuned**: beats the current one\n\npeak 0.01, polynomial (power 2) warm-up over 6 steps (10%)"
     )
     assert picture in note
     described = experiment(uri).tags["mlflow.note.content"]

@@ -96,7 +96,7 @@ def test_browse_shows_the_trials_by_name_and_their_charts(tmp_path: Path, browse
         for column in ("outcome", "role", "shape", "warmup_steps", "warmup_share", "peak", "final_val_loss"):
             visible(browser, f"//*[@role = 'columnheader'][. = '{column}']")
         names = {run.info.run_name: run for run in runs(default_uri(study))}
-        assert any(name.startswith("baseline: no warm-up, peak 5e-1") for name in names)
+        assert any(name.startswith("current: no warm-up, peak 5e-1") for name in names)
         for name in names:
             visible(browser, f"//a[. = '{name}']")
         losses = [run.data.metrics.get("final_val_loss", math.inf) for run in names.values()]

@@ -238,7 +238,7 @@ def test_a_study_is_a_run_and_its_trials_are_nested_in_it(delivered: Path) -> No
     parent = found.pop("digits")
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert parent.data.tags["verdict"] == "tuned"
-    assert parent.data.tags["mlflow.note.content"].startswith("**tuned**: beats both baselines\n\npeak 0.01")
+    assert parent.data.tags["mlflow.note.content"].startswith("**tuned**: beats the current one\n\npeak 0.01")
     assert parent.data.tags["best.shape"] == "polynomial"
     assert parent.data.params["total_steps"] == "60"
     assert parent.data.params["task.model"] == "Linear(4, 2)"
