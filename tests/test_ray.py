@@ -166,6 +166,54 @@ autotune(**wide(study=sys.argv[1], engine=RaySettings(address={cluster.address!r
     assert findings(tmp_path) == reference
 
 
+def most_at_once(folder: Path) -> int:
+    """The most segments of a study that were trained at the same time."""
+    with closing(StudyStore(folder)) as store:
+        segments = [segment for trial in store.trials() for segment in trial.segments]
+    return max(
+        sum(other.started_at <= segment.started_at < other.started_at + other.seconds for other in segments)
+        for segment in segments
+    )
+
+
+def test_without_a_cohort_slots_are_filled_and_a_killed_study_replays_what_it_decided(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """Killed twice, and resumed with other numbers of workers: slots are free at other times in each of its lives."""
+    driver = f"""
+import sys
+from autowarmup import RaySettings, autotune
+from tests.tasks import settings
+workers = int(sys.argv[2])
+engine = RaySettings(address={cluster.address!r}, workers=workers, cpus=0.5)
+autotune(**settings(study=sys.argv[1], total_steps=400, engine=engine))
+"""
+    decided: list[TrialSpec] = []
+    for wanted, workers in ((4, 3), (8, 2)):
+        killed = subprocess.Popen([sys.executable, "-c", driver, str(tmp_path), str(workers)], cwd=ROOT)
+        while reports(tmp_path) < wanted:
+            time.sleep(0.005)
+        killed.kill()
+        killed.wait()
+        with closing(StudyStore(tmp_path)) as store:
+            arrived, trials = store.arrivals(), [trial.spec for trial in store.trials()]
+        assert trials[: len(decided)] == decided
+        decided = trials
+    resumed = Replayed()
+    options = {"total_steps": 400, "study": tmp_path}
+    engine = RaySettings(address=cluster.address, workers=4, cpus=0.5)
+    result = autotune(**settings(**options, engine=engine, progress=resumed))
+    assert resumed.segments == [(arrival.number, arrival.until) for arrival in arrived]
+    assert [record.number for record in result.records] == list(range(len(result.records)))
+    assert most_at_once(tmp_path) >= 3
+    with closing(StudyStore(tmp_path)) as store:
+        assert [trial.spec for trial in store.trials()][: len(decided)] == decided
+        assert {arrival.slots for arrival in store.arrivals()} == {2, 3, 4}
+    before = findings(tmp_path)
+    assert autotune(**settings(**options)) == result
+    assert findings(tmp_path) == before
+
+
 class Replayed(Silent):
     """Notes the segments that come from the store."""
 
