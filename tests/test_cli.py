@@ -52,6 +52,9 @@ def task():
     print("what a task prints")
     return {"train_fn": train, "total_steps": 20, "current_peak": 0.1, "confirm_seeds": 2, "budget": 260}
 
+def plain():
+    return {"train_fn": train, "total_steps": 20}
+
 def breaks(run):
     for step in range(run.total_steps):
         if run.report(1.0 if step < 6 else float("nan"), lr=run.schedule.lr_at(step)):
@@ -240,6 +243,23 @@ def test_tune_trains_a_model_and_tells_what_it_found() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_current_schedule_comes_from_options_or_from_a_file() -> None:
+    few = ("--steps", "20", "--confirm-seeds", "0", "--budget", "2.5 runs", "--margin", "0.01")
+    assert tune("loop.py:task", *few, "--current-warmup", "10%", "--current-shape", "cosine").exit_code == 0
+    config = json.loads(Path("study/result.json").read_text())["config"]
+    current = Schedule(peak=0.1, horizon=20, warmup_steps=2, shape="cosine")
+    assert Schedule.model_validate(config["current"]) == current
+    assert (config["budget"], config["margin"], config["confirm_seeds"]) == (50, 0.01, 0)
+    Path("today.json").write_text(current.model_copy(update={"peak": 0.05}).model_dump_json())
+    assert tune("loop.py:plain", *few, "--current", "today.json", study="other").exit_code == 0
+    config = json.loads(Path("other/result.json").read_text())["config"]
+    assert Schedule.model_validate(config["current"]) == current.model_copy(update={"peak": 0.05})
+    assert config["current_peak"] == 0.05
+    Path("today.json").unlink()
+    assert run("resume", "other").exit_code == 0
+
+
+@pytest.mark.usefixtures("quick")
 def test_options_override_the_task_and_a_space_comes_from_a_file() -> None:
     Path("mine.yaml").write_text("shapes: [linear]\npeak: {low: 0.05, high: 0.5}\n")
     done = tune("loop.py:task", "--steps", "30 steps", "--budget", "400", "--space", "mine.yaml", "--cohort", "3")
@@ -304,7 +324,7 @@ def test_what_mlflow_lacks_is_told() -> None:
         (["loop.py"], "must be given as FILE.py:function"),
         (["lop.py:task"], r"no file .*lop\.py \(did you mean 'loop\.py'\?\)"),
         (["nowhere/loop.py:task"], "there is no folder .*nowhere"),
-        (["loop.py:taks"], r"has no function 'taks' \(did you mean 'task'\?\); it has train, task, breaks"),
+        (["loop.py:taks"], r"has no function 'taks' \(did you mean 'task'\?\); it has train, task, plain"),
         (["loop.py:os"], "must be a function, got module"),
         (["loop.py:wants_x"], "called without arguments: missing a required argument: 'x'"),
         (["loop.py:number"], "must return a dict of autotune's arguments, .* got int"),
@@ -317,6 +337,15 @@ def test_what_mlflow_lacks_is_told() -> None:
         (["loop.py:task", "--steps", "10%"], "'10%' is not a number of optimizer steps such as 1000"),
         (["loop.py:task", "--steps", "2 epochs"], "'2 epochs' is in epochs"),
         (["loop.py:task", "--budget", "10"], "budget=10 optimizer steps is too small"),
+        (["loop.py:task", "--budget", "6 parsecs"], "budget '6 parsecs' is not a number of optimizer steps.*'6 runs'"),
+        (["loop.py:task", "--budget", "1 run"], "budget=20 optimizer steps is too small"),
+        (["loop.py:task", "--current", "no.json"], r"--current: no\.json can't be read: No such file"),
+        (["loop.py:task", "--current", "notes.txt"], r"--current: notes\.txt is not a schedule: .*JSON"),
+        (["loop.py:task", "--current", "notes.txt", "--current-warmup", "10%"], "leave out --current-warmup"),
+        (["loop.py:task", "--current-shape", "linear"], "it needs --current-warmup"),
+        (["loop.py:task", "--current-warmup", "3 parsecs"], "current: duration '3 parsecs' is not a number of steps"),
+        (["loop.py:task", "--current-warmup", "5", "--current-shape", "bent"], "current: shape: .*'bent'"),
+        (["loop.py:task", "--margin", "1"], "margin: must be less than 1, got 1.0"),
         (["loop.py:task", "--seed", "-1"], "seed: .* got -1"),
         (["loop.py:task", "--space", "defualt"], r"did you mean 'default'\?"),
         (["loop.py:task", "--batch-size", "8"], "--batch-size: the task has a training loop of its own"),
@@ -522,7 +551,8 @@ def store() -> Iterator[StudyStore]:
     """A study with one open trial, as its driver has it."""
     store = StudyStore(Path("study"), write=True)
     store.set_meta("status", "running")
-    store.set_meta("config", {"budget": 400, "total_steps": 20})
+    store.set_meta("config", {"budget": None, "total_steps": 20})
+    store.set_meta("budget", 400)
     store.add_trial(TrialSpec(number=0, candidate=0, role="proposal", seed=0, schedule=Schedule(peak=0.1, horizon=20)))
     yield store
     store.close()

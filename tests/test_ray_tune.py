@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autowarmup import autotune
+from autowarmup import Schedule, autotune
 from autowarmup.errors import InputError
 from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
@@ -77,6 +77,21 @@ def test_a_trainable_that_ends_by_itself_has_failed() -> None:
     assert search.suggest("b") is not None
 
 
+def test_the_current_schedule_is_what_has_to_be_beaten() -> None:
+    from autowarmup.ray_tune import WarmupSearcher
+
+    current = Schedule(peak=3e-3, horizon=40, warmup_steps=4, shape="linear")
+    search = WarmupSearcher(total_steps=40, current=current, slots=2)
+    suggested = [search.suggest(name)["schedule"] for name in ("probe", "current")]
+    assert suggested[1] == current
+    with pytest.raises(InputError, match="pass current_peak, .* or current, your schedule"):
+        WarmupSearcher(total_steps=40)
+    with pytest.raises(InputError, match=r"current_peak=0\.1 is not the peak of the current schedule, 0\.003"):
+        WarmupSearcher(total_steps=40, current=current, current_peak=0.1)
+    with pytest.raises(InputError, match="budget '6 parsecs' is not a number"):
+        searcher(budget="6 parsecs")
+
+
 @pytest.mark.parametrize("slots", [0, -1, 2.0, True, "4"])
 def test_slots_are_a_whole_number(slots: Any) -> None:
     with pytest.raises(InputError, match=f"slots={slots!r}: must be a whole number of trials, at least 1"):
@@ -98,7 +113,7 @@ def test_the_example_finds_a_schedule(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with LocalCluster(nodes=2) as cluster:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        wanted = searcher(cohort=2, confirm_seeds=2, budget=480)
+        wanted = searcher(slots=2, confirm_seeds=2, budget="12 runs")
         results = search(wanted, str(tmp_path / "storage"))
     assert wanted.conclusion is not None
     assert wanted.conclusion.verdict.kind in {"tuned", "tie", "leaning"}
