@@ -43,8 +43,8 @@ RESULTS = Path(__file__).parent.parent / "results" / "search.json"
 PAGE = Path(__file__).parent.parent / "results" / "search.md"
 PROCESSES = 2
 MANY = 8
-"""Tuners that fit a model to their trials take ten seconds a search and more where there are more slots than this;"""
-FEWER = 6
+"""Methods that fit a model to their trials take ten seconds a search and more where there are more slots than this;"""
+FEWER = 4
 """they then make this many times fewer searches, at least one."""
 
 Record = dict[str, Any]
@@ -114,7 +114,7 @@ def compared(paths: Sequence[Path], methods: Sequence[str], slots: Sequence[int]
 
 
 def _count(method: str, slots: int, searches: int) -> int:
-    models = method in PEERS and method != "random"
+    models = method == OURS or (method in PEERS and method != "random")
     return max(1, searches // FEWER) if models and slots > MANY else searches
 
 
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", type=Path, default=FOLDER, metavar="FOLDER", help="with *.npz tables")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(DEFAULT))
     parser.add_argument("--slots", nargs="+", type=int, default=[1], metavar="N", help="trials at once, 1 or more")
-    parser.add_argument("--searches", type=int, default=6, help="of each method on each table")
+    parser.add_argument("--searches", type=int, default=4, help="of each method on each table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
     parser.add_argument("--write", action="store_true", help="write the stored records, the page and the plots")
     options = parser.parse_args(arguments)
