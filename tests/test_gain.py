@@ -11,7 +11,6 @@ from autowarmup.engines.base import MonitorSettings, Segment
 from autowarmup.engines.local import LocalEngine
 from autowarmup.search.trials import TrialSpec
 from autowarmup.study.exchanges import exchanged, gain_of
-from autowarmup.study.forecast import current_by_pairs
 from autowarmup.study.gain import Expected, Gain
 from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
@@ -81,14 +80,11 @@ def traces_of(result: TuneResult) -> dict[int, Trace]:
     return {record.number: result.trace(record.number) for record in result.records}
 
 
-def test_a_current_schedule_that_got_further_on_fresh_seeds_is_forecast_from_there(
+def test_the_forecast_of_a_current_schedule_that_was_stopped_is_near_its_run(
     result: TuneResult, tmp_path: Path
 ) -> None:
     current = next(record for record in result.records if record.role == "baseline")
     assert current.outcome == "pruned"
-    further = current_by_pairs(result, traces_of(result))
-    assert further
-    assert all(current.steps < step <= 20 for step, _ in further)
     assert result.gain is not None
     assert result.gain.current.source == "forecast"
     assert result.gain.current.loss == pytest.approx(trained(current.schedule, result, tmp_path), rel=0.2)
