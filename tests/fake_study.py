@@ -222,7 +222,8 @@ class FakeStudy:
         states = {trial.spec.candidate: state_of(trial) for trial in self.trials}
         proposals = [state for state in states.values() if state.spec.role == "proposal"]
         best = min((s for s in proposals if s.final_loss is not None), key=lambda s: s.final_loss or 0.0, default=None)
-        current, confirmation = states[1], Confirmation(self.config, 1, self._fresh)
+        current = states[1]
+        confirmation = Confirmation(self.config, current, self._fresh)
         rival = math.inf if current.final_loss is None else current.final_loss * (1.0 - self.config.margin)
         challenger = None
         if best is not None and best.final_loss is not None and best.final_loss < rival:

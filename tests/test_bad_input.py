@@ -214,7 +214,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "horizon in parsecs": ({"total_steps": "3 parsecs"}, "'3 parsecs' is not a number of steps"),
     "unknown preset": ({"space": "defualt"}, "no search space 'defualt'.*did you mean 'default'"),
     "budget too small for one trial": ({"budget": 30}, "budget=30 optimizer steps is too small.*at least 170"),
-    "budget too small without pairs": ({"budget": "2 runs", "confirm_seeds": 0}, "budget=80 .*too small.*at least 90"),
+    "budget too small without pairs": ({"budget": "2 runs", "confirm_seeds": 0}, "budget=80 .*too small.*at least 130"),
     "budget of nothing": ({"budget": 0}, "budget: must be 1 to .* optimizer steps, or runs such as '6 runs', got 0"),
     "budget in parsecs": ({"budget": "3 parsecs"}, "'3 parsecs' is not a number of optimizer steps.*'6 runs'"),
     "budget as a share": ({"budget": 2.5}, "2.5 is not a number of optimizer steps such as 5000, or of runs"),

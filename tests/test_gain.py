@@ -10,7 +10,7 @@ from autowarmup import Schedule, TuneResult, autotune
 from autowarmup.engines.base import MonitorSettings, Segment
 from autowarmup.engines.local import LocalEngine
 from autowarmup.search.trials import TrialSpec
-from autowarmup.study.exchanges import exchanged
+from autowarmup.study.exchanges import exchanged, gain_of
 from autowarmup.study.gain import Expected, Gain
 from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
@@ -24,6 +24,13 @@ WARM = Schedule(peak=1e-2, horizon=40, warmup_steps=8, shape="linear", decay="li
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> TuneResult:
     return autotune(**settings(study=tmp_path_factory.mktemp("gain")))
+
+
+@pytest.fixture(scope="module")
+def harsh(tmp_path_factory: pytest.TempPathFactory) -> TuneResult:
+    """The current schedule has a peak that is far too high, and yet gets to its end."""
+    current = Schedule(peak=1.0, horizon=40)
+    return autotune(**settings(study=tmp_path_factory.mktemp("harsh"), current=current))
 
 
 def trained(schedule: Schedule, result: TuneResult, folder: Path) -> float:
@@ -69,15 +76,35 @@ def test_losses_are_those_of_the_runs_or_said_to_be_forecast(result: TuneResult,
     assert peak.loss > warmup.loss  # type: ignore[operator]
 
 
-def test_a_current_schedule_that_ended_on_fresh_seeds_only_is_known_by_the_pairs(
+def traces_of(result: TuneResult) -> dict[int, Trace]:
+    return {record.number: result.trace(record.number) for record in result.records}
+
+
+def test_the_forecast_of_a_current_schedule_that_was_stopped_is_near_its_run(
     result: TuneResult, tmp_path: Path
 ) -> None:
-    gain = result.gain
-    assert gain is not None
     current = next(record for record in result.records if record.role == "baseline")
     assert current.outcome == "pruned"
+    assert result.gain is not None
+    assert result.gain.current.source == "forecast"
+    assert result.gain.current.loss == pytest.approx(trained(current.schedule, result, tmp_path), rel=0.2)
+
+
+def test_a_current_schedule_that_ended_on_fresh_seeds_only_is_known_by_the_pairs(harsh: TuneResult) -> None:
+    known, traces = harsh.gain, traces_of(harsh)
+    assert known is not None
+    assert known.current.source == "run"
+    number = next(record.number for record in harsh.records if record.role == "baseline")
+    stopped = {"outcome": "pruned", "steps": 10, "final_loss": None}
+    records = tuple(r.model_copy(update=stopped) if r.number == number else r for r in harsh.records)
+    whole = traces[number]
+    early = tuple(evaluation for evaluation in whole.evaluations if evaluation.step <= 10)
+    traces[number] = Trace(whole.lr[:10], whole.loss[:10], whole.grad_norm[:10], early)
+    gain = gain_of(harsh.model_copy(update={"records": records}), traces)
+    assert gain is not None
     assert gain.current.source == "pairs"
-    assert gain.current.loss == pytest.approx(trained(gain.current.schedule, result, tmp_path), rel=0.15)
+    assert "by the pairs on fresh seeds" in gain.current.describe()
+    assert gain.current.loss == pytest.approx(known.current.loss, rel=0.3)
 
 
 def test_the_summary_says_it_in_a_few_lines(result: TuneResult) -> None:
@@ -93,8 +120,8 @@ def test_the_gain_is_kept_with_the_result(result: TuneResult) -> None:
 
 
 def test_a_run_without_a_warmup_at_the_tuned_peak_answers_by_itself(tmp_path: Path) -> None:
-    space = {"peak": 0.02, "shapes": ["linear"], "warmup": {"low": "10%", "high": "50%"}}
-    result = autotune(**settings(study=tmp_path, space=space, current_peak=0.02))
+    space = {"peak": 1.0, "shapes": ["linear"], "warmup": {"low": "20%", "high": "50%"}}
+    result = autotune(**settings(study=tmp_path, space=space, current_peak=1.0))
     gain = result.gain
     assert gain is not None
     assert [exchange.part for exchange in gain.exchanges] == ["warm-up"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import Normalize
 from matplotlib.text import Text
 
 from autowarmup.instability.instability import Instability
@@ -18,6 +19,7 @@ from autowarmup.report import write_report
 from autowarmup.report.boundary import Boundary
 from autowarmup.report.duration import duration
 from autowarmup.report.figures import FIGURES
+from autowarmup.report.ground import coloured
 from autowarmup.report.loss_curves import loss_curves, smooth
 from autowarmup.report.page import PICTURES, render
 from autowarmup.report.schedules import schedules
@@ -102,7 +104,7 @@ def test_losses_below_zero() -> None:
 
 
 def test_a_study_without_any_trial() -> None:
-    result, _ = fake_study(proposals=0, raising=True)
+    result, _ = fake_study(proposals=0, collapse_at=1e-5)
     empty = result.model_copy(update={"records": ()})
     assert all(draw(empty, {}).axes for draw in FIGURES.values())
     assert "Nothing stable" in render(empty, dict.fromkeys(PICTURES, b"png"))
@@ -196,7 +198,7 @@ def test_the_pairs_are_told_seed_by_seed_with_their_interval(study: Study, page:
 
 
 def test_a_run_of_a_pair_that_ended_early_says_how() -> None:
-    result, _ = fake_study(collapse_at=0.012, kinds=("divergence",))
+    result, _ = fake_study(collapse_at=0.0165, kinds=("divergence",), proposals=14)
     assert result.verdict.kind == "tuned"
     assert result.verdict.comparisons[1].unstable
     current = table(render(result, dict.fromkeys(PICTURES, b"png")), "pairs")[2]
@@ -328,8 +330,14 @@ def test_the_ground_is_dark_at_good_schedules_and_fades_where_no_trial_is_near(s
 
     assert brightness(BEST) < brightness(10 * BEST)
     assert brightness(BEST) < brightness(BEST / 10)
-    (few,) = gids(stability_map(*fake_study(proposals=2)), "ground")
-    assert np.asarray(few.get_array()).mean() > image.mean() + 0.1
+    few, many = Forecast.of(*fake_study(proposals=2)), Forecast.of(result, traces)
+    assert few is not None
+    assert many is not None
+    at = varied(usual_schedule(result), BEST, 30)
+    doubts = [float(forecast.losses([at]).doubt[0]) for forecast in (many, few)]
+    assert doubts[1] > doubts[0] + 0.2
+    faded = [coloured(np.full((1, 1), 2.1), np.full((1, 1), doubt), Normalize(2.0, 3.0)).mean() for doubt in doubts]
+    assert faded[1] > faded[0] + 0.1
 
 
 @pytest.mark.parametrize(

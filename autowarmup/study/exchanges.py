@@ -30,7 +30,7 @@ def gain_of(result: TuneResult, traces: Traces) -> Gain | None:
     forecast = Forecast.of(result, traces)
     return Gain(
         tuned=_expected(tuned, result, forecast),
-        current=_current(current, result, forecast),
+        current=_current(current, result, traces, forecast),
         exchanges=tuple(
             Exchange(part=part, taken=taken, expected=_expected(schedule, result, forecast))
             for part, taken, schedule in exchanged(tuned, current)
@@ -74,10 +74,10 @@ def _changed(schedule: Schedule, **settings: Any) -> Schedule:
     return schedule.model_copy(update=settings)
 
 
-def _current(schedule: Schedule, result: TuneResult, forecast: Forecast | None) -> Expected:
-    by_pairs = current_by_pairs(result)
-    if by_pairs is not None:
-        return Expected(schedule=schedule, source="pairs", loss=by_pairs)
+def _current(schedule: Schedule, result: TuneResult, traces: Traces, forecast: Forecast | None) -> Expected:
+    by_pairs = dict(current_by_pairs(result, traces))
+    if (loss := by_pairs.get(schedule.horizon)) is not None:
+        return Expected(schedule=schedule, source="pairs", loss=loss)
     return _expected(schedule, result, forecast)
 
 

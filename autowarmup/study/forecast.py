@@ -42,8 +42,8 @@ def searched(result: TuneResult) -> list[TrialRecord]:
 
 class Forecast:
     """The search's model of the final loss, fitted to a study's trials on the search's seed: the proposals and the
-    current schedule, unfinished and unstable ones included. Where the current schedule got to its end on fresh seeds
-    only, its difference from the tuned one there counts too.
+    current schedule, unfinished and unstable ones included. Where the current schedule got further on fresh seeds,
+    its difference from the tuned one there counts too.
 
     Args:
         model: the model; its reference got to the end of its run.
@@ -57,12 +57,12 @@ class Forecast:
     def of(cls, result: TuneResult, traces: Traces) -> Self | None:
         """The forecast of a study; None where no trial got to its end, or no two of its schedules can be compared."""
         known = [_evidence(result, record, traces) for record in searched(result) if record.number in traces]
+        further = current_by_pairs(result, traces)
+        known = [
+            replace(item, scores=(*item.scores, *further)) if item.schedule == result.config.current_schedule else item
+            for item in known
+        ]
         evidence = [item for item in known if item.scores or item.broke]
-        if (current := current_by_pairs(result)) is not None:
-            schedule, end = result.config.current_schedule, (result.config.horizon, current)
-            at = next((i for i, item in enumerate(evidence) if item.schedule == schedule), None)
-            if at is not None:
-                evidence[at] = replace(evidence[at], scores=(*evidence[at].scores, end))
         finals = [item.scores[-1][1] for item in evidence if not item.broke and item.end == result.config.horizon]
         if not finals or len({item.schedule for item in evidence if item.scores}) < 2:
             return None
@@ -82,15 +82,25 @@ class Forecast:
         return Losses(loss(mean), loss(mean - deviation), loss(mean + deviation), np.clip(deviation, 0.0, 1.0))
 
 
-def current_by_pairs(result: TuneResult) -> float | None:
-    """The final loss of the current schedule on the search's seed, by its paired difference from the tuned one; None
-    where it got to its end there, or where there is no such difference."""
-    compared, at_end = result.verdict.comparisons, {r.candidate: r.final_loss for r in searched(result)}
-    interval = compared[1].interval if compared else None
-    if interval is None or at_end.get(compared[1].candidate) is not None:
-        return None
-    tuned = at_end.get(compared[0].candidate)
-    return None if tuned is None else tuned - interval.mean
+def current_by_pairs(result: TuneResult, traces: Traces) -> tuple[tuple[int, float], ...]:
+    """The scores to expect of the current schedule on the search's seed beyond those of its run there: those of the
+    tuned schedule, and by how much the current one is behind at the same step on the fresh seeds where both ran."""
+    if not result.verdict.comparisons:
+        return ()
+    tuned, current = (comparison.candidate for comparison in result.verdict.comparisons)
+    known: dict[tuple[int, int], dict[int, float]] = {}
+    for record in result.records:
+        if record.number in traces and record.role != "probe":
+            known[record.candidate, record.seed] = dict(_evidence(result, record, traces).scores)
+    seed = result.config.seed
+    there = known.get((current, seed), {})
+    found = []
+    for step, score in known.get((tuned, seed), {}).items():
+        pairs = [(known.get((tuned, s), {}), runs) for (c, s), runs in known.items() if c == current and s != seed]
+        behind = [runs[step] - other[step] for other, runs in pairs if step in runs and step in other]
+        if behind and step > max(there, default=0):
+            found.append((step, score + math.fsum(behind) / len(behind)))
+    return tuple(found)
 
 
 def _evidence(result: TuneResult, record: TrialRecord, traces: Traces) -> Evidence:

@@ -219,6 +219,9 @@ class TuneResult(Frozen):
             lines.append(f"best that was found: {self.verdict.searched.describe()}")
         for comparison in self.verdict.comparisons:
             finals = ", ".join("none" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
+            if not comparison.losses:
+                lines.append(f"  {comparison.name}: not trained to the end on fresh seeds")
+                continue
             difference = ""
             if interval := comparison.interval:
                 difference = f"; tuned minus this: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
