@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from torch import nn
 from autowarmup import Detectors, LoopRun, RaySettings, Schedule, SearchSpace, autotune
 from autowarmup.engines.base import Engine, MonitorSettings, Segment
 from autowarmup.errors import ClusterError, InputError
+from autowarmup.search.config import TuneConfig
+from autowarmup.search.decisions import Arrival, Start, Wait
+from autowarmup.search.search import Search
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.study.progress import Silent
 from autowarmup.study.store import StudyStore
@@ -166,14 +169,23 @@ autotune(**wide(study=sys.argv[1], engine=RaySettings(address={cluster.address!r
     assert findings(tmp_path) == reference
 
 
-def most_at_once(folder: Path) -> int:
-    """The most segments of a study that were trained at the same time."""
+def most_at_once(config: TuneConfig, folder: Path) -> int:
+    """The most segments of a study that were under way at the same time: its search once more, told of what arrived in
+    the order in which it did."""
     with closing(StudyStore(folder)) as store:
-        segments = [segment for trial in store.trials() for segment in trial.segments]
-    return max(
-        sum(other.started_at <= segment.started_at < other.started_at + other.seconds for other in segments)
-        for segment in segments
-    )
+        decisions = Search(config, slots=int(store.meta("slots"))).decisions()
+        decision, running, most = next(decisions), 0, 0
+        for _, number, until, slots in store.arrivals():
+            while not isinstance(decision, Wait):
+                running += isinstance(decision, Start)
+                decision = next(decisions)
+            most = max(most, running)
+            result = store.segment(number, until)
+            assert result is not None
+            running -= 1
+            with suppress(StopIteration):
+                decision = decisions.send(Arrival(result, slots))
+    return most
 
 
 def test_without_a_cohort_slots_are_filled_and_a_killed_study_replays_what_it_decided(
@@ -205,7 +217,7 @@ autotune(**settings(study=sys.argv[1], total_steps=400, engine=engine))
     result = autotune(**settings(**options, engine=engine, progress=resumed))
     assert resumed.segments == [(arrival.number, arrival.until) for arrival in arrived]
     assert [record.number for record in result.records] == list(range(len(result.records)))
-    assert most_at_once(tmp_path) >= 3
+    assert most_at_once(result.config, tmp_path) >= 3
     with closing(StudyStore(tmp_path)) as store:
         assert [trial.spec for trial in store.trials()][: len(decided)] == decided
         assert {arrival.slots for arrival in store.arrivals()} == {2, 3, 4}
