@@ -29,6 +29,8 @@ FACTOR = 2.0
 """The noise of a pair over the jitter there; the median over the tables of the search benchmark."""
 SMALLEST = 1e-6
 """The smallest jitter, as a share of the loss."""
+LEAST = 1e-100
+"""The smallest jitter where the loss is 0."""
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -84,10 +86,12 @@ class Posterior(Frozen):
     def interval(self, confidence: float) -> tuple[float, float]:
         """The central interval that holds the mean difference with probability ``confidence``, above 0 and below 1."""
         from scipy.optimize import brentq
+        from scipy.stats import norm
 
+        noises, weights = self._noises
+        errors = noises / self.prior.expected / math.sqrt(len(self.differences))
         tail = (1.0 - confidence) / 2.0
-        widest = 10.0 * float(self._noises[0][-1])
-        half = brentq(lambda x: self.chance_below(self.mean - x) - tail, 0.0, widest)
+        half = self.prior.expected * brentq(lambda x: weights @ norm.cdf(-x / errors) - tail, 0.0, 10.0 * errors[-1])
         return self.mean - half, self.mean + half
 
     @cached_property
@@ -144,4 +148,4 @@ def jitter(first: Trace, second: Trace, every: int, last: int, until: float = ma
     steps = np.diff([difference for difference in common if math.isfinite(difference)][-last:])
     size = max((abs(loss) for loss in losses.values() if math.isfinite(loss)), default=0.0)
     found = float(np.sqrt(np.mean(steps**2) / 2.0)) if len(steps) else 0.0
-    return max(found, SMALLEST * size, 1e-300)
+    return max(found, SMALLEST * size, LEAST)
