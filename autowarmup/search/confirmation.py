@@ -39,6 +39,20 @@ Standing = Literal["undecided", "better", "no better", "broken"]
 matters, or unstable on a fresh seed."""
 
 
+def judged(posterior: Posterior, worth: float) -> Standing:
+    """What pairs say that got to their ends.
+
+    Args:
+        posterior: of their difference.
+        worth: the smallest difference that matters, in units of the loss, >= 0.
+    """
+    if posterior.chance_below(0.0) >= SURE:
+        return "better"
+    if posterior.chance_below(-worth) <= UNLIKELY:
+        return "no better"
+    return "undecided"
+
+
 @dataclass(frozen=True)
 class Challenger:
     """A schedule that may be handed back.
@@ -168,7 +182,8 @@ class Confirmation:
                 if trial is not None and (trial.outcome is not None or trial in running):
                     continue
                 end = 0 if trial is None else trial.end
-                if end >= self._halfway and not pair.undecided_halfway:
+                to_its_end = candidate != self._current and self._untried(challenger)
+                if end >= self._halfway and not pair.undecided_halfway and not to_its_end:
                     continue
                 until = next(rung for rung in rungs if rung > end)
                 needed = until - end if end else self._config.horizon
@@ -184,6 +199,8 @@ class Confirmation:
         pairs = [self._pair(challenger.candidate, seed) for seed in self._seeds]
         if any(pair.broken for pair in pairs):
             return "broken"
+        if self._untried(challenger):
+            return "undecided"
         posterior = self.posterior(challenger)
         won = sum(pair.won for pair in pairs)
         met = won + (len(posterior.differences) if posterior else 0)
@@ -191,13 +208,7 @@ class Confirmation:
             return "better"
         if self._on_search_seed.outcome == "unstable" and self.met(challenger):
             return "better"
-        if posterior is None:
-            return "undecided"
-        if posterior.chance_below(0.0) >= SURE:
-            return "better"
-        if posterior.chance_below(-self.worth(challenger)) <= UNLIKELY:
-            return "no better"
-        return "undecided"
+        return "undecided" if posterior is None else judged(posterior, self.worth(challenger))
 
     def posterior(self, challenger: Challenger) -> Posterior | None:
         """What the pairs that are over say of the difference; None before the first is."""
@@ -213,6 +224,10 @@ class Confirmation:
         runs = [run.final_loss for (number, _), run in self._runs.items() if number == challenger.candidate]
         losses = [abs(loss) for loss in runs if loss is not None]
         return self._config.margin * (sum(losses) / len(losses)) if losses else 0.0
+
+    def _untried(self, challenger: Challenger) -> bool:
+        """Whether a challenger has not been trained to its end yet, under any seed."""
+        return math.isinf(challenger.loss) and not self.met(challenger)
 
     def met(self, challenger: Challenger) -> bool:
         """Whether a challenger got to its end on a fresh seed."""

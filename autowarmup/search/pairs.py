@@ -29,6 +29,8 @@ FACTOR = 2.0
 """The noise of a pair over the jitter there; the median over the tables of the search benchmark."""
 SMALLEST = 1e-6
 """The smallest jitter, as a share of the loss."""
+LEAST = 1e-100
+"""The smallest jitter where the loss is 0."""
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -144,4 +146,4 @@ def jitter(first: Trace, second: Trace, every: int, last: int, until: float = ma
     steps = np.diff([difference for difference in common if math.isfinite(difference)][-last:])
     size = max((abs(loss) for loss in losses.values() if math.isfinite(loss)), default=0.0)
     found = float(np.sqrt(np.mean(steps**2) / 2.0)) if len(steps) else 0.0
-    return max(found, SMALLEST * size, 1e-300)
+    return max(found, SMALLEST * size, LEAST)
