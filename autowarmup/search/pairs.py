@@ -86,10 +86,12 @@ class Posterior(Frozen):
     def interval(self, confidence: float) -> tuple[float, float]:
         """The central interval that holds the mean difference with probability ``confidence``, above 0 and below 1."""
         from scipy.optimize import brentq
+        from scipy.stats import norm
 
+        noises, weights = self._noises
+        errors = noises / self.prior.expected / math.sqrt(len(self.differences))
         tail = (1.0 - confidence) / 2.0
-        widest = 10.0 * float(self._noises[0][-1])
-        half = brentq(lambda x: self.chance_below(self.mean - x) - tail, 0.0, widest)
+        half = self.prior.expected * brentq(lambda x: weights @ norm.cdf(-x / errors) - tail, 0.0, 10.0 * errors[-1])
         return self.mean - half, self.mean + half
 
     @cached_property
