@@ -29,8 +29,8 @@ BEFORE_HALFWAY = 7
 SPREAD = 1.0
 """Standard deviation of the logarithm of a pair's noise over the expected one; measured in docs/search.md."""
 SURE = 0.985
-"""Pairs have decided when one schedule is better with this probability. With up to five pairs they then find a
-difference where there is none in fewer than 5% of studies; see tests/test_pairs.py."""
+"""Pairs have decided when one schedule is better with this probability. With up to four pairs they then find a
+difference where there is none in fewer than 5% of studies; see benchmarks/results/verdict.md."""
 UNLIKELY = 0.1
 """They have also decided when a difference that matters is less probable than this."""
 

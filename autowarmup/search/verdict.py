@@ -12,7 +12,7 @@ from autowarmup.values import Frozen
 CONFIDENCE = 0.95
 STOPPED_EARLY = 0.97
 """The posterior probability that an interval of :data:`CONFIDENCE` holds: pairs stop when they look decided, and what
-looks decided is a little luckier than the truth. Simulated in tests/test_pairs.py."""
+looks decided is a little luckier than the truth. Simulated in benchmarks/results/verdict.md."""
 
 TUNED, CURRENT = "tuned", "current"
 """What the two schedules of a comparison are called."""
