@@ -21,7 +21,7 @@ from autowarmup.search.trial_state import TrialState
 from autowarmup.seeds import derive_seed
 from autowarmup.training.trace import marks
 
-FAR_BEHIND = 4.0
+FAR_BEHIND = 5.0
 """A current schedule that is behind halfway by this many times the jitter of the difference there doesn't catch up: in
 the tables of the search benchmark one in a thousand does."""
 BEFORE_HALFWAY = 7

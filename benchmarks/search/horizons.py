@@ -1,5 +1,4 @@
-"""How the best peak changes with the horizon, and what a study of shorter runs is worth, on the tables that were made at
-several horizons.
+"""How the best peak changes with the horizon, and what a study of shorter runs is worth, on tables of several horizons.
 
     python -m benchmarks.search.horizons        # two minutes
 
