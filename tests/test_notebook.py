@@ -90,7 +90,7 @@ def test_text_is_escaped(result: TuneResult) -> None:
 
 
 def test_nothing_stable_is_shown() -> None:
-    result, _ = fake_study(proposals=3, raising=True)
+    result, _ = fake_study(proposals=3, collapse_at=1e-5)
     shown = result._repr_html_()
     Tags(shown)
     assert "Nothing stable" in shown

@@ -64,7 +64,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
     cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path
 ) -> None:
-    """30 trials on three nodes, of which one is killed meanwhile; a new one joins."""
+    """Some 17 trials on three nodes, of which one is killed meanwhile; a new one joins."""
 
     def happen() -> None:
         cluster.kill_node()
@@ -73,7 +73,7 @@ def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
     accidents = Accidents(happen, after=15, times=1)
     autotune(**wide(study=tmp_path, engine="ray", progress=accidents))
     assert accidents.left == 0
-    assert len(reference["records"]) >= 24
+    assert len(reference["records"]) >= 16
     assert findings(tmp_path) == reference
     assert not list((tmp_path / "checkpoints").iterdir())
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAME_UNDER_ALL_SEEDS = (
-    "runs of one schedule end with the very same loss under all seeds: the training seems to ignore its seed. Fresh "
+    "runs of one schedule have the very same loss under all seeds: the training seems to ignore its seed. Fresh "
     "seeds then repeat the same run, and say nothing about how far the result can be trusted"
 )
 
@@ -47,6 +47,7 @@ class TrialRecord(Frozen):
         steps: optimizer steps that it trained.
         val_loss: its last validation loss with the raw weights; None where there is none, or it is not finite.
         val_loss_ema: the same with averaged weights.
+        early_loss: its training loss after a quarter of its schedule; None where it didn't get there or isn't finite.
         final_loss: what it is judged by; None where it didn't get to its end, or the loss is not finite.
         validated: whether that is a validation loss; where a loop didn't validate at its end it is the training loss.
         instability: the instability that ended it, if any.
@@ -64,6 +65,7 @@ class TrialRecord(Frozen):
     steps: int
     val_loss: float | None
     val_loss_ema: float | None
+    early_loss: float | None
     final_loss: float | None
     validated: bool
     instability: Instability | None
@@ -75,6 +77,7 @@ class TrialRecord(Frozen):
     def of(cls, trial: StoredTrial) -> Self:
         """The summary of a stored trial."""
         last = trial.trace.evaluations[-1] if trial.trace.evaluations else None
+        early = trial.trace.loss[max(0, trial.spec.schedule.horizon // 4 - 1) :]
         return cls(
             number=trial.spec.number,
             candidate=trial.spec.candidate,
@@ -85,6 +88,7 @@ class TrialRecord(Frozen):
             steps=len(trial.trace),
             val_loss=_finite(last.val_loss) if last else None,
             val_loss_ema=_finite(last.val_loss_ema) if last else None,
+            early_loss=_finite(float(early[0])) if len(early) else None,
             final_loss=None if trial.final_loss is None else _finite(trial.final_loss),
             validated=is_validated(trial.trace),
             instability=trial.instability,
@@ -260,11 +264,11 @@ class TuneResult(Frozen):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What makes the findings doubtful, one sentence each."""
-        finals: dict[int, list[float]] = {}
+        found: dict[int, list[float]] = {}
         for record in self.records:
-            if record.role != "probe" and record.final_loss is not None:
-                finals.setdefault(record.candidate, []).append(record.final_loss)
-        repeated = [losses for losses in finals.values() if len(losses) > 1]
+            if record.role != "probe" and record.early_loss is not None:
+                found.setdefault(record.candidate, []).append(record.early_loss)
+        repeated = [losses for losses in found.values() if len(losses) > 1]
         if repeated and all(len(set(losses)) == 1 for losses in repeated):
             return (SAME_UNDER_ALL_SEEDS,)
         return ()
