@@ -9,7 +9,7 @@ from autowarmup.values import Frozen
 EXPONENT = 0.32
 """The best peak is proportional to the horizon to the power of minus this. Bjorck et al. 2024, Scaling Optimal LR
 Across Token Horizons, arXiv 2409.19913, section 3."""
-EXPONENTS = (0.0, 0.7)
+EXPONENTS = (0.0, 1.0)
 """The range of exponents measured on this project's tasks (docs/search.md). It gives the range of peaks."""
 
 
@@ -48,7 +48,7 @@ def extrapolated(schedule: Schedule, horizon: int) -> Extrapolation:
         >>> tuned = Schedule(peak=1e-2, horizon=1_000, warmup_steps=200, shape="linear")
         >>> longer = extrapolated(tuned, 10_000)
         >>> longer.schedule.warmup_steps, round(longer.schedule.peak, 5), round(longer.peak_low, 5), longer.peak_high
-        (2000, 0.00479, 0.002, 0.01)
+        (2000, 0.00479, 0.001, 0.01)
     """
     growth = horizon / schedule.horizon
     low, high = sorted(schedule.peak * growth**-exponent for exponent in EXPONENTS)
