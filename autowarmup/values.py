@@ -69,13 +69,14 @@ class Frozen(BaseModel):
 
 
 def explain(error: ValidationError, known: Mapping[str, FieldInfo]) -> str:
-    """A validation error for people: each key, what is wrong with it, the value it had and what is allowed.
+    """A validation error for people: each key, what is wrong with it, the value it had and what is allowed. Unknown
+    keys come first: a key that is missing is often one that was misspelt.
 
     Args:
         error: what pydantic raised.
         known: the fields of the model that was validated.
     """
-    items = error.errors(include_url=False)
+    items = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
     lines = list(dict.fromkeys(_explain(item, known) for item in items[:MAX_PROBLEMS]))
     if len(items) > MAX_PROBLEMS:
         lines.append(f"and {len(items) - MAX_PROBLEMS} more problems")

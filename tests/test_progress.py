@@ -148,7 +148,7 @@ import time
 def train(run):
     weight = 3.0
     for step in range(run.total_steps):
-        time.sleep(0.02)
+        time.sleep(0.06)
         weight -= run.schedule.lr_at(step) * weight
         if run.report(weight**2 + 0.01, val_loss=weight**2 + 0.01):
             return

@@ -145,6 +145,7 @@ def test_two_processes_train_each_trial_together_through_accidents(cluster: Loca
     assert gone(cluster.workers())
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_while_several_segments_run_loses_none(
     cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -188,6 +189,7 @@ def most_at_once(config: TuneConfig, folder: Path) -> int:
     return most
 
 
+@pytest.mark.slow
 def test_without_a_cohort_slots_are_filled_and_a_killed_study_replays_what_it_decided(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
@@ -323,16 +325,22 @@ def above(rate: float, happen: Callable[[], Any]) -> Any:
 
 @pytest.mark.slow
 def test_a_trial_that_takes_its_workers_down_is_recorded_as_failed(cluster: LocalCluster, tmp_path: Path) -> None:
+    """The first one with a high peak: both of its workers die with it. The study goes on without it."""
+
+    def happen() -> None:
+        deaths = len(list(tmp_path.glob("death-*")))
+        if deaths < 2:
+            (tmp_path / f"death-{deaths}").touch()
+            os._exit(1)
+
     space = SearchSpace(peak={"low": 1e-3, "high": 0.1})
-    changes = {"space": space, "cohort": 4, "confirm_seeds": 2, "total_steps": 20, "budget": 250}
-    task = settings(model_fn=linear, optimizer=above(0.05, lambda: os._exit(1)), **changes)
-    result = autotune(**task, study=tmp_path, engine=RaySettings(retries=1))
-    failed = [record for record in result.records if record.outcome == "failed"]
-    assert failed
-    assert all(record.schedule.peak > 0.05 for record in failed)
-    assert all("2 workers died or hung with this trial" in (record.error or "") for record in failed)
+    changes = {"space": space, "cohort": 1, "confirm_seeds": 2, "total_steps": 20, "budget": 250}
+    task = settings(model_fn=linear, optimizer=above(0.05, happen), **changes)
+    result = autotune(**task, study=tmp_path / "study", engine=RaySettings(retries=1))
+    (failed,) = [record for record in result.records if record.outcome == "failed"]
+    assert failed.schedule.peak > 0.05
+    assert "2 workers died or hung with this trial" in (failed.error or "")
     assert result.schedule is not None
-    assert result.schedule.peak <= 0.05
 
 
 @pytest.mark.slow
@@ -367,7 +375,7 @@ def steps_of_a_line(run: LoopRun) -> None:
 def test_loops_of_the_users_own_wait_in_their_workers_and_see_no_secrets(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = {"train_fn": steps_of_a_line, "total_steps": 40, "current_peak": 0.01, "mlflow": False}
+    loop = {"train_fn": steps_of_a_line, "total_steps": 40, "current_peak": 0.01, "cohort": 2, "mlflow": False}
     autotune(**loop, study=tmp_path / "ray", engine="ray")
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     autotune(**loop, study=tmp_path / "local")

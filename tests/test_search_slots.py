@@ -195,9 +195,9 @@ def test_a_slot_more_never_ends_a_search_without_a_schedule(slots: int, budget: 
     assert played.kind == "tuned"
 
 
-@pytest.mark.parametrize(("slots", "studies"), [(1, 120), (3, 80)])
+@pytest.mark.parametrize(("slots", "studies"), [(1, 60), (3, 40)])
 def test_nothing_is_handed_back_that_is_worse_than_the_current_schedule(slots: int, studies: int) -> None:
-    """By more than the noise, on two hundred surfaces: where the current one is the best, where it is far from it, and
+    """By more than the noise, on a hundred surfaces: where the current one is the best, where it is far from it, and
     where it makes no difference. Where nothing is better, *tuned* is said in about 5% of studies at most."""
     false = ties = 0
     for number in range(studies):

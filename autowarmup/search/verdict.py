@@ -72,6 +72,20 @@ class Comparison(Frozen):
         return self.unstable == 0
 
     @property
+    def ends(self) -> tuple[str, ...]:
+        """How its runs ended, seed by seed: with their final loss, or why they have none.
+
+        >>> plain = Schedule(peak=1e-3, horizon=100)
+        >>> Comparison(candidate=1, name="current", schedule=plain, final_losses=(0.25, None)).ends
+        ('0.2500', 'stopped early')
+        """
+        missing = self.final_losses.count(None)
+        reason = "unstable" if self.unstable == missing else "stopped early"
+        if 0 < self.unstable < missing:
+            reason = "unstable or stopped early"
+        return tuple(reason if loss is None else f"{loss:.4f}" for loss in self.final_losses)
+
+    @property
     def losses(self) -> tuple[float, ...]:
         return tuple(loss for loss in self.final_losses if loss is not None)
 

@@ -222,7 +222,7 @@ class TuneResult(Frozen):
         if self.verdict.kind == "tie" and self.verdict.searched:
             lines.append(f"best that was found: {self.verdict.searched.describe()}")
         for comparison in self.verdict.comparisons:
-            finals = ", ".join("none" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
+            finals = ", ".join(comparison.ends)
             if not comparison.losses:
                 lines.append(f"  {comparison.name}: not trained to the end on fresh seeds")
                 continue

@@ -191,7 +191,7 @@ def _comparisons(verdict: Verdict) -> str:
         return ""
     rows = ["| schedule | final loss, by seed | tuned minus this |", "| --- | --- | --- |"]
     for comparison in verdict.comparisons:
-        losses = ", ".join("none" if loss is None else f"{loss:.4f}" for loss in comparison.final_losses)
+        losses = ", ".join(comparison.ends)
         interval = comparison.interval
         difference = f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]" if interval else ""
         rows.append(f"| {comparison.name} | {losses} | {difference} |")
