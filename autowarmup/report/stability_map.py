@@ -48,6 +48,7 @@ from autowarmup.report.style import (
 )
 from autowarmup.report.trials import final_losses, is_chosen, name_of, peaks, several, share, shares
 from autowarmup.report.variations import usual_schedule
+from autowarmup.search.trials import COMPARED
 from autowarmup.study.forecast import Forecast, Traces
 from autowarmup.study.result import TrialRecord, TuneResult
 
@@ -102,8 +103,7 @@ def on_the_map(result: TuneResult) -> list[TrialRecord]:
     return [
         record
         for record in result.records
-        if (record.outcome == "unstable" and record.role != "probe")
-        or (record.role in ("baseline", "proposal") and _outlived(record))
+        if (record.outcome == "unstable" and record.role != "probe") or (record.role in COMPARED and _outlived(record))
     ]
 
 

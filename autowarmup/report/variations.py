@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import Linear, NoWarmup, Rule
+from autowarmup.study.exchanges import WITHOUT_WARMUP
 from autowarmup.study.result import TuneResult
 
 
@@ -40,7 +40,5 @@ def durations(longest: int, count: int) -> list[int]:
 
 def varied(schedule: Schedule, peak: float, warmup_steps: int) -> Schedule:
     """A schedule with another peak and warm-up duration; 0 is no warm-up."""
-    if warmup_steps == 0:
-        changes: dict[str, Any] = {"shape": NoWarmup(), "start_factor": None}
-        return schedule.model_copy(update={"peak": peak, "warmup_steps": 0} | changes)
-    return schedule.model_copy(update={"peak": peak, "warmup_steps": warmup_steps})
+    warmup = {"warmup_steps": warmup_steps} if warmup_steps else WITHOUT_WARMUP
+    return schedule.model_copy(update={"peak": peak} | warmup)

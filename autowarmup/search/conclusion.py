@@ -28,7 +28,7 @@ def concluded(
         confirmation: the pairs.
     """
     common = {"margin": config.margin, "searched": None if best is None else best.schedule}
-    if challenger is None or (math.isinf(challenger.loss) and not confirmation.met(challenger)):
+    if challenger is None or confirmation.untried(challenger):
         if current.outcome == "unstable":
             return Verdict(kind="nothing stable", candidate=None, schedule=None, message=_nothing(best), **common)
         return _keep(current, _no_challenger(config, current, best, broke=confirmation.broke), **common)

@@ -134,6 +134,10 @@ class TuneConfig(Frozen):
         parts = (math.ceil(self.horizon * share / every) * every for share in RUNGS)
         return tuple(sorted({min(part, self.horizon) for part in parts}))
 
+    def rung_after(self, step: int) -> int:
+        """The next step, after ``step``, at which the search decides whether a trial goes on. There must be one."""
+        return next(rung for rung in self.rungs if rung > step)
+
     @property
     def probe_steps(self) -> int:
         """Optimizer steps of the probe, the ramp of the learning rate that measures which peaks to search. 0 where the

@@ -175,17 +175,16 @@ class Confirmation:
         """
         if self.standing(challenger) != "undecided":
             return None
-        rungs = self._config.rungs
         for seed in self._seeds:
             pair = self._pair(challenger.candidate, seed)
             for candidate, trial in ((challenger.candidate, pair.challenger), (self._current, pair.current)):
                 if trial is not None and (trial.outcome is not None or trial in running):
                     continue
                 end = 0 if trial is None else trial.end
-                to_its_end = candidate != self._current and self._untried(challenger)
+                to_its_end = candidate != self._current and self.untried(challenger)
                 if end >= self._halfway and not pair.undecided_halfway and not to_its_end:
                     continue
-                until = next(rung for rung in rungs if rung > end)
+                until = self._config.rung_after(end)
                 needed = until - end if end else self._config.horizon
                 if needed > left:
                     return None
@@ -199,40 +198,40 @@ class Confirmation:
         pairs = [self._pair(challenger.candidate, seed) for seed in self._seeds]
         if any(pair.broken for pair in pairs):
             return "broken"
-        if self._untried(challenger):
+        if self.untried(challenger):
             return "undecided"
         posterior = self.posterior(challenger)
         won = sum(pair.won for pair in pairs)
         met = won + (len(posterior.differences) if posterior else 0)
         if won and 2 * won >= met:
             return "better"
-        if self._on_search_seed.outcome == "unstable" and self.met(challenger):
+        if self._on_search_seed.outcome == "unstable" and self._final_losses(challenger):
             return "better"
         return "undecided" if posterior is None else judged(posterior, self.worth(challenger))
 
     def posterior(self, challenger: Challenger) -> Posterior | None:
         """What the pairs that are over say of the difference; None before the first is."""
-        over = [pair for seed in self._seeds if (pair := self._pair(challenger.candidate, seed)).difference is not None]
-        differences = tuple(pair.difference for pair in over if pair.difference is not None)
-        if not differences:
+        pairs = self.pairs(challenger.candidate)
+        over = [(difference, pair.noise) for pair in pairs if (difference := pair.difference) is not None]
+        if not over:
             return None
-        noise = float(np.median([pair.noise for pair in over]))
-        return Posterior(differences=differences, prior=NoisePrior(expected=noise, spread=SPREAD))
+        differences, noises = zip(*over, strict=True)
+        prior = NoisePrior(expected=float(np.median(noises)), spread=SPREAD)
+        return Posterior(differences=differences, prior=prior)
 
     def worth(self, challenger: Challenger) -> float:
         """The smallest difference that matters, in units of the loss."""
-        runs = [run.final_loss for (number, _), run in self._runs.items() if number == challenger.candidate]
-        losses = [abs(loss) for loss in runs if loss is not None]
+        losses = [abs(loss) for loss in self._final_losses(challenger)]
         return self._config.margin * (sum(losses) / len(losses)) if losses else 0.0
 
-    def _untried(self, challenger: Challenger) -> bool:
+    def untried(self, challenger: Challenger) -> bool:
         """Whether a challenger has not been trained to its end yet, under any seed."""
-        return math.isinf(challenger.loss) and not self.met(challenger)
+        return math.isinf(challenger.loss) and not self._final_losses(challenger)
 
-    def met(self, challenger: Challenger) -> bool:
-        """Whether a challenger got to its end on a fresh seed."""
-        runs = [self._runs.get((challenger.candidate, seed)) for seed in self._seeds]
-        return any(run is not None and run.final_loss is not None for run in runs)
+    def _final_losses(self, challenger: Challenger) -> list[float]:
+        """Those of a challenger's runs on fresh seeds, in the order of their starts."""
+        runs = [run for (number, _), run in self._runs.items() if number == challenger.candidate]
+        return [run.final_loss for run in runs if run.final_loss is not None]
 
     @property
     def broke(self) -> bool:

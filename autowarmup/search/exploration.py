@@ -73,7 +73,7 @@ class Exploration:
         kept = self._kept(trials, running)
 
         def affordable(choice: Choice) -> bool:
-            steps = self.next_rung(choice) - choice.end
+            steps = self._config.rung_after(choice.end) - choice.end
             if isinstance(choice, Candidate):
                 return steps <= min(left, left_at_most - kept)
             furthest = choice.spec.role == "proposal" and choice.end == self._config.horizon - kept
@@ -87,17 +87,13 @@ class Exploration:
             self._pool = [candidate for candidate in self._pool if candidate != choice]
         return choice
 
-    def next_rung(self, choice: Choice) -> int:
-        """The step at which a trial is decided on again."""
-        return next(rung for rung in self._config.rungs if rung > choice.end)
-
     def _kept(self, trials: Sequence[TrialState], running: Sequence[TrialState]) -> int:
         """Optimizer steps that the proposal which gets furthest needs from there to its end; 0 where one is there."""
         proposals = [trial for trial in trials if trial.spec.role == "proposal"]
         if any(trial.final_loss is not None for trial in proposals):
             return 0
         open_ones = [trial for trial in proposals if trial.outcome is None]
-        ends = [self.next_rung(trial) if trial in running else trial.end for trial in open_ones]
+        ends = [self._config.rung_after(trial.end) if trial in running else trial.end for trial in open_ones]
         return self._config.horizon - max(ends, default=0)
 
     def _best_choice(
@@ -122,7 +118,8 @@ class Exploration:
         if running:
             model = model.fantasize([trial.schedule for trial in running])
         if model.finished:
-            return self._most_improving(model, choices)
+            best, improvement = self._most_improving(model, choices, 0.0)
+            return best if improvement > SETTLED else None
         return self._leader_or_newcomer(model, choices, running, len(trials))
 
     def _expected_peak(self, trials: Sequence[TrialState]) -> float:
@@ -133,25 +130,23 @@ class Exploration:
             return self._expected
         return math.sqrt(self._expected * best.schedule.peak)
 
-    def _most_improving(self, model: Surrogate, choices: Sequence[Choice]) -> Choice | None:
-        """The choice with the largest expected improvement for its cost; None where none is large enough."""
-        improvement = model.improvement([choice.schedule for choice in choices])
+    def _most_improving(self, model: Surrogate, choices: Sequence[Choice], bound: float) -> tuple[Choice, float]:
+        """The choice with the largest expected improvement on ``bound`` for its cost, and that improvement."""
+        improvement = model.improvement([choice.schedule for choice in choices], bound)
         remaining = [1.05 - choice.end / self._config.horizon for choice in choices]
         best = int(np.argmax(improvement / remaining))
-        return choices[best] if improvement[best] > SETTLED else None
+        return choices[best], float(improvement[best])
 
     def _leader_or_newcomer(
         self, model: Surrogate, choices: Sequence[Choice], running: Sequence[TrialState], started: int
     ) -> Choice | None:
         """Before any trial has got to its end: the open trial that is expected to end best goes on. A candidate that
         is expected to be much better is looked at first. Where such a trial is running, there is room for others."""
-        schedules = [choice.schedule for choice in choices]
-        expected = dict(zip(choices, model.predict(schedules)[0].tolist(), strict=True))
         if any(trial.end >= self._config.rungs[0] for trial in running):
             bound = min(model.predict([trial.schedule for trial in running])[0])
-            improvement = model.improvement(schedules, float(bound))
-            remaining = [1.05 - choice.end / self._config.horizon for choice in choices]
-            return choices[int(np.argmax(improvement / remaining))]
+            return self._most_improving(model, choices, float(bound))[0]
+        forecasts, _ = model.predict([choice.schedule for choice in choices])
+        expected = dict(zip(choices, forecasts.tolist(), strict=True))
         leader = min((c for c in choices if isinstance(c, TrialState)), key=expected.__getitem__, default=None)
         newcomer = min((c for c in choices if isinstance(c, Candidate)), key=expected.__getitem__, default=None)
         if leader is None or newcomer is None:

@@ -29,7 +29,7 @@ from autowarmup.search.pairs import expected_noise
 from autowarmup.search.prior import Prior
 from autowarmup.search.probe import ramp
 from autowarmup.search.trial_state import TrialState, cause_of
-from autowarmup.search.trials import Role, SegmentResult, TrialSpec
+from autowarmup.search.trials import COMPARED, Role, SegmentResult, TrialSpec
 from autowarmup.training.trace import Outcome
 
 PEAK_MARGIN = 15.0
@@ -146,7 +146,7 @@ class Search:
         if choice is None:
             self._explored = not running
             return None
-        until = self._exploration.next_rung(choice)
+        until = self.config.rung_after(choice.end)
         if isinstance(choice, Candidate):
             choice = self._new(choice.schedule, "proposal", self.config.seed, params=choice.params)
         return choice, until
@@ -171,7 +171,7 @@ class Search:
             return None
         if challenger is not None and self._far_ahead(challenger):
             return None
-        until = next(rung for rung in self.config.rungs if rung > current.end)
+        until = self.config.rung_after(current.end)
         return (current, until) if until - current.end <= self.budget - self._committed else None
 
     def _next_challenger(self) -> Challenger | None:
@@ -246,7 +246,7 @@ class Search:
     @property
     def _on_search_seed(self) -> list[TrialState]:
         """The trials that compare: those of the schedules, on the search's seed."""
-        return [trial for trial in self._trials if trial.spec.role in ("baseline", "proposal")]
+        return [trial for trial in self._trials if trial.spec.role in COMPARED]
 
     @property
     def _best_first(self) -> list[TrialState]:

@@ -17,6 +17,9 @@ Role = Literal["probe", "baseline", "proposal", "confirmation"]
 schedule that needs no search. ``proposal``: a schedule of the search space. ``confirmation``: one of these again, on a
 fresh seed."""
 
+COMPARED: tuple[Role, ...] = ("baseline", "proposal")
+"""The roles of the trials that compare with one another: those of schedules, on the search's seed."""
+
 
 class TrialSpec(Frozen):
     """A trial as it is decided, before it runs.

@@ -35,12 +35,12 @@ def gain_of(result: TuneResult, traces: Traces) -> Gain | None:
             Exchange(part=part, taken=taken, expected=_expected(schedule, result, forecast))
             for part, taken, schedule in exchanged(tuned, current)
         ),
-        without_warmup=_expected(_changed(tuned, **NONE), result, forecast),
+        without_warmup=_expected(_changed(tuned, **WITHOUT_WARMUP), result, forecast),
         margin=verdict.margin,
     )
 
 
-NONE: dict[str, Any] = {"shape": NoWarmup(), "warmup_steps": 0, "start_factor": None}
+WITHOUT_WARMUP: dict[str, Any] = {"shape": NoWarmup(), "warmup_steps": 0, "start_factor": None}
 """The settings of a schedule without a warm-up."""
 
 

@@ -14,7 +14,7 @@ from autowarmup.search.candidates import Candidates
 from autowarmup.search.prior import Prior
 from autowarmup.search.surrogate import Evidence, Surrogate
 from autowarmup.search.trial_state import TrialState
-from autowarmup.search.trials import TrialSpec
+from autowarmup.search.trials import COMPARED, TrialSpec
 from autowarmup.study.result import TrialRecord, TuneResult
 from autowarmup.training.trace import Trace
 
@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 
 def searched(result: TuneResult) -> list[TrialRecord]:
     """One trial of each candidate: those of the search, on its seed. The probe and the confirmation are left out."""
-    return [record for record in result.records if record.role in ("baseline", "proposal")]
+    return [record for record in result.records if record.role in COMPARED]
 
 
 class Forecast:

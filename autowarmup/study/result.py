@@ -222,14 +222,13 @@ class TuneResult(Frozen):
         if self.verdict.kind == "tie" and self.verdict.searched:
             lines.append(f"best that was found: {self.verdict.searched.describe()}")
         for comparison in self.verdict.comparisons:
-            finals = ", ".join(comparison.ends)
             if not comparison.losses:
                 lines.append(f"  {comparison.name}: not trained to the end on fresh seeds")
                 continue
             difference = ""
             if interval := comparison.interval:
                 difference = f"; tuned minus this: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-            lines.append(f"  {comparison.name}: final {self.loss_name} {finals}{difference}")
+            lines.append(f"  {comparison.name}: final {self.loss_name} {', '.join(comparison.ends)}{difference}")
         if self.gain:
             lines.append(f"what the difference is made of (final {self.loss_name} on the search's seed):")
             lines += [f"  {line}" for line in self.gain.lines()]

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.search.trials import COMPARED, SegmentResult, TrialSpec
 from autowarmup.training.trace import Outcome, Trace
 
 
@@ -131,7 +131,7 @@ class _OpenTrial:
     @property
     def comparable(self) -> bool:
         """Only trials of one seed compare: the best is the best of the search, before its confirmation."""
-        return self.spec.role in ("baseline", "proposal")
+        return self.spec.role in COMPARED
 
     def details(self, outcome: Outcome) -> str:
         """What else there is to say of it."""

@@ -164,7 +164,8 @@ def _fitted_mean(examples: Sequence[_Example]) -> Array:
     shares = _weights([example.run for example in examples])
     left = np.concatenate([part for part, _ in equations])
     right = np.concatenate([part for _, part in equations])
-    equal = np.concatenate([np.full(len(part), share / len(part)) for (_, part), share in zip(equations, shares)])  # noqa: B905
+    weighed = zip(equations, shares, strict=True)
+    equal = np.concatenate([np.full(len(part), share / len(part)) for (_, part), share in weighed])
     weights, solution = equal, np.zeros(left.shape[1])
     for _ in range(ROUNDS):
         weighted = (left * weights[:, None]).T
@@ -238,21 +239,18 @@ def _fitted_kernel(examples: Sequence[_Example], mean: Array) -> tuple[Array, fl
 
 def _surprise(draw: _Draw, lengths: Array, noise: float, trust: float) -> float:
     """Minus the mean log density of how the schedules ended, with tails of Student's t with four degrees of freedom."""
+    from sklearn.gaussian_process.kernels import Matern
+
     residuals = draw.values - trust * draw.means
     offset = residuals.mean()
-    own = _matern(draw.rows, draw.rows, lengths) + noise * np.eye(len(draw.rows))
-    cross = _matern(draw.rows_asked, draw.rows, lengths)
+    kernel = Matern(length_scale=lengths, nu=2.5)
+    own = kernel(draw.rows) + noise * np.eye(len(draw.rows))
+    cross = kernel(draw.rows_asked, draw.rows)
     solved = np.linalg.solve(own, np.column_stack([residuals - offset, cross.T]))
     forecast = cross @ solved[:, 0] + offset + trust * draw.means_asked
     variance = np.maximum(1.0 + noise - np.einsum("ij,ji->i", cross, solved[:, 1:]), 1e-6)
     squares = (draw.values_asked - forecast) ** 2 / variance
     return float(np.mean(0.5 * np.log(variance) + 2.5 * np.log1p(squares / 4.0)))
-
-
-def _matern(first: Array, second: Array, lengths: Array) -> Array:
-    distance = np.sqrt((((first[:, None] - second[None]) / lengths) ** 2).sum(axis=-1)) * math.sqrt(5.0)
-    kernel: Array = (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
-    return kernel
 
 
 def _rounded(values: Array) -> Any:
