@@ -159,7 +159,7 @@ def test_no_slot_is_idle_from_the_probe_to_the_first_end(slots: int, number: int
 @pytest.mark.parametrize("slots", [2, 8])
 @pytest.mark.parametrize("number", range(5))
 def test_pairs_that_are_undecided_fill_the_slots(monkeypatch: pytest.MonkeyPatch, slots: int, number: int) -> None:
-    """Once the search is over, no slot is idle while a pair may start and nothing is decided."""
+    """Once the last proposal is at its end, no slot is idle while a pair may start and nothing is decided."""
     for name, never in (("SURE", 2.0), ("UNLIKELY", -1.0), ("FAR_BEHIND", math.inf)):
         monkeypatch.setattr(confirmation, name, never)
     surface = Surface(number, depth=0.2, noise=0.02, edge=10.0)
@@ -168,7 +168,13 @@ def test_pairs_that_are_undecided_fill_the_slots(monkeypatch: pytest.MonkeyPatch
     waits = iter(played.idle)
     begun: set[tuple[int, int]] = set()
     fresh = {(spec.seed, spec.candidate) for spec, _, _ in played.fresh()}
-    searching = max(i for i, d in enumerate(played.decisions) if isinstance(d, Start) and d.spec.role == "proposal")
+    proposals = {d.spec.number for d in played.decisions if isinstance(d, Start) and d.spec.role == "proposal"}
+    searching = max(
+        i
+        for i, d in enumerate(played.decisions)
+        if (isinstance(d, Start) and d.spec.number in proposals)
+        or (isinstance(d, Finish) and d.number in proposals and d.outcome == "completed")
+    )
     for i, decision in enumerate(played.decisions):
         if isinstance(decision, Start) and decision.spec.role == "confirmation":
             begun.add((decision.spec.seed, decision.spec.candidate))
@@ -176,6 +182,20 @@ def test_pairs_that_are_undecided_fill_the_slots(monkeypatch: pytest.MonkeyPatch
             idle, _ = next(waits)
             if i > searching and begun and len(begun) < len(fresh):
                 assert idle == 0
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_the_best_that_is_found_is_handed_back_also_where_pairs_have_shown_another_one(number: int) -> None:
+    """With eight slots pairs start while the search goes on. Nothing breaks here, and everything is far better than the
+    current schedule."""
+    surface = Surface(number, best=3.0, noise=0.04, edge=1000.0)
+    played = play(Search(config(seed=number), slots=8), surface.answer, at_random(number))
+    assert played.conclusion is not None
+    assert played.kind == "tuned"
+    proposals = {spec.number: spec.candidate for spec, _, _ in played.segments if spec.role == "proposal"}
+    ends = [arrival.result for arrival in played.arrivals if arrival.result.number in proposals]
+    final = {proposals[end.number]: end.trace.evaluations[-1].val_loss for end in ends if end.trace.end == HORIZON}
+    assert played.conclusion.verdict.candidate == min(final, key=final.__getitem__)
 
 
 def test_eight_slots_take_far_less_time_than_one() -> None:

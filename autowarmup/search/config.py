@@ -155,9 +155,9 @@ class TuneConfig(Frozen):
 
     def budget_with(self, slots: int) -> int:
         """Optimizer steps that the whole study may spend. Where ``budget`` is left out, it grows with the trials that
-        can run at once, so that a study takes a little more than two lengths of a run: the search may spend one and a
-        half runs and as many more as there are slots, and then come the pairs; without pairs, the rest of the current
-        schedule's run. Most studies spend far less on these.
+        can run at once, so that a study takes a little more than two lengths of a run: after the probe, the search may
+        spend one and a half runs and as many more as there are slots, and then come the pairs; without pairs, the rest
+        of the current schedule's run. Most studies spend far less on these.
 
         Args:
             slots: how many trials can run at once when the study begins, >= 1.
@@ -179,7 +179,7 @@ class TuneConfig(Frozen):
         return (2 if self.confirm_seeds else 1) * self.horizon
 
     def _default_search(self, slots: int) -> int:
-        return round((1.5 + slots) * self.horizon)
+        return self.probe_steps + round((1.5 + slots) * self.horizon)
 
     def _most_pairs(self, slots: int) -> int:
         """With several slots pairs start before the search has ended, so that some are of a schedule that is not the

@@ -42,10 +42,6 @@ AHEAD = 1.0
 """A schedule is worth its pairs where it is ahead of the current one on the search's seed, which favours it, by more
 than this many times the noise of a pair."""
 
-CLEARLY = 2.0
-"""A schedule takes the place of another one in the pairs where it is better on the search's seed by more than this many
-times the noise of a pair."""
-
 FAILED_ALIKE = 2
 """Proposals that may fail in the same way, before the study stops: then it is not the schedule's doing."""
 
@@ -82,7 +78,6 @@ class Search:
         self._exploration: Exploration | None = None
         self._explored = False
         self._confirmation: Confirmation | None = None
-        self._challenger: Challenger | None = None
         self._gentler: Challenger | None = None
 
     @property
@@ -176,22 +171,17 @@ class Search:
 
     def _next_challenger(self) -> Challenger | None:
         """The schedule that is to meet the current one: the best on the search's seed, without those that became
-        unstable on a fresh one; at last that at half its peak. One that has started stays, unless another one is
-        clearly better. Where that turns out no better than the current one, one that is better takes its place."""
+        unstable on a fresh one; at last that at half its peak. Where it turns out no better than the current one, one
+        that was shown to be better takes its place."""
         found = [self._as_challenger(trial) for trial in self._best_first if self._is_ahead(trial)]
         usable = [item for item in found if self._pairs.standing(item) != "broken"]
         if found and not usable:
             self._gentler = self._gentler or self._at_half_its_peak(found[0])
             usable = [item for item in [self._gentler] if item and self._pairs.standing(item) != "broken"]
-        stays = [item for item in usable if self._challenger and item.candidate == self._challenger.candidate]
-        if stays and stays[0].loss <= usable[0].loss + CLEARLY * usable[0].noise:
-            self._challenger = stays[0]
-        else:
-            self._challenger = usable[0] if usable else None
-        if self._challenger is not None and self._pairs.standing(self._challenger) == "no better":
-            shown = [item for item in usable if self._pairs.standing(item) == "better"]
-            self._challenger = shown[0] if shown else self._challenger
-        return self._challenger
+        best = usable[0] if usable else None
+        if best is None or self._pairs.standing(best) != "no better":
+            return best
+        return next((item for item in usable if self._pairs.standing(item) == "better"), best)
 
     def _as_challenger(self, trial: TrialState) -> Challenger:
         others = [other for other in self._on_search_seed if other is not trial and other.end]
