@@ -41,6 +41,7 @@ NOTES = "## Looked at"
 PARTS = ("autowarmup", "tests", "search_spaces", "benchmarks", "pyproject.toml")
 LIBRARIES = ("torch", "sklearn.gaussian_process", "scipy.stats", "optuna", "pydantic", "mlflow", "pandas")
 """Imported once, before the forks."""
+SEARCH = "search/search.py search/exploration.py search/confirmation.py search/conclusion.py"
 SCHEDULE = "schedule/schedule.py schedule/shapes.py schedule/decays.py"
 MODULES = {
     "instability": ("instability/*.py", "detectors_golden instability", 80),
@@ -51,7 +52,8 @@ MODULES = {
     "surrogate": ("search/surrogate.py", "surrogate", 30),
     "candidates": ("search/candidates.py", "candidates", 30),
     "probe": ("search/probe.py", "probe", 30),
-    "search": ("search/search.py", "search_decisions search", 30),
+    "search": (SEARCH, "search_decisions search verdict search_slots", 40),
+    "pairs": ("search/pairs.py search/prior.py", "pairs prior", 30),
     "trial": ("training/trial.py", "trial_by_hand trial distributed", 30),
     "average": ("training/average.py", "average", 30),
 }

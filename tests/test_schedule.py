@@ -398,7 +398,7 @@ def test_a_warmup_as_long_as_the_horizon(decay: str) -> None:
         ({"horizon": 0}, "greater than or equal to 1"),
         ({"warmup_steps": -1}, "greater than or equal to 0"),
         ({"warmup_steps": 101, "shape": "linear"}, "warmup_steps=101 is longer than the horizon of 100"),
-        ({"warmup_steps": 5}, "'none' takes no warmup_steps and no start_factor, got warmup_steps=5"),
+        ({"warmup_steps": 5}, "got warmup_steps=5, start_factor=None; for a warm-up give a shape, such as 'linear'"),
         ({"warmup_steps": 5, "shape": "radam"}, "'radam' takes no warmup_steps"),
         ({"start_factor": 0.1, "shape": "gi-adam"}, r"start_factor=0\.1"),
         ({"shape": "linear"}, "'linear' needs warmup_steps >= 1, got 0"),

@@ -79,9 +79,10 @@ class Schedule(Frozen):
     def _consistent(self) -> Self:
         if isinstance(self.shape, NoWarmup | Rule):
             if self.warmup_steps or self.start_factor is not None:
+                instead = "; for a warm-up give a shape, such as 'linear'" if isinstance(self.shape, NoWarmup) else ""
                 raise ValueError(
                     f"shape {self.shape.kind!r} takes no warmup_steps and no start_factor, "
-                    f"got warmup_steps={self.warmup_steps}, start_factor={self.start_factor}"
+                    f"got warmup_steps={self.warmup_steps}, start_factor={self.start_factor}{instead}"
                 )
         elif self.warmup_steps == 0:
             raise ValueError(
