@@ -17,6 +17,7 @@ from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import Comparison
 from autowarmup.study.forecast import searched
 from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.training.objective import Objective
 
 HEADLINES = {
     "tuned": "Tuned: use this schedule",
@@ -84,7 +85,7 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         undefined=StrictUndefined,
     )
     environment.filters |= {"loss": _loss, "signed": signed, "lr": _rate, "duration": _duration}
-    finals, verdict = final_losses(result), result.verdict
+    verdict, objective = result.verdict, result.config.objective
     template = environment.get_template("report.html.j2")
     return template.render(
         result=result,
@@ -94,6 +95,8 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         headline=HEADLINES[verdict.kind],
         study=Path(result.study).name,
         loss_name=result.loss_name,
+        judged_by=result.judged_by,
+        objective=objective,
         gain=result.gain,
         searched=verdict.searched if verdict.kind == "tie" else None,
         on_search_seed=_on_search_seed(result),
@@ -103,8 +106,8 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         pictures=[(name, text, _inline(pictures[name])) for name, text in PICTURES.items()],
         instabilities=_instabilities(result),
         failures=[record for record in result.records if record.outcome == "failed"],
-        finals=finals,
-        trials=sorted(result.records, key=lambda record: _best_first(record, finals.get(record.number))),
+        finals=final_losses(result),
+        trials=sorted(result.records, key=lambda record: _best_first(record, objective)),
         outcomes=_outcomes(result),
         cost=result.cost,
     )
@@ -175,12 +178,13 @@ def _instabilities(result: TuneResult) -> list[tuple[TrialRecord, Instability]]:
     return found
 
 
-def _best_first(record: TrialRecord, final: float | None) -> tuple[float, ...]:
-    """Completed trials by final loss, then the others: pruned, unstable, failed, and the probes last."""
+def _best_first(record: TrialRecord, objective: Objective) -> tuple[float, ...]:
+    """Completed trials, the best first, then the others: pruned, unstable, failed, and the probes last."""
     if record.role == "probe":
         return (4, record.number)
     if record.outcome == "completed":
-        return (0, math.inf if final is None else final, record.number)
+        final = record.final_loss
+        return (0, math.inf if final is None else objective.shown(final), record.number)
     place = ("pruned", "unstable", "failed").index(record.outcome) + 1
     return (
         place,
