@@ -115,7 +115,7 @@ def autotune(
             the detectors of collapse know it then. Left out, what ``data`` says where the loss is cross-entropy or the
             mean squared error; else collapses are told by other signs.
         objective: what schedules are judged by: ``"loss"``, the validation loss, or the name of a validation metric,
-            one of ``metrics`` or of those that a ``train_fn`` reports.
+            one of ``metrics`` or of those that a ``train_fn`` reports with every ``val_loss``.
         direction: whether the objective is better low, ``"minimize"``, or high, ``"maximize"``; a metric needs it.
         detectors: settings of the instability detectors.
         study: the study's folder, new, empty or with the study in it; left out, one under ``studies/`` named

@@ -1,7 +1,7 @@
 """The score of silent failure: fitted to labelled runs, and judged on tasks that it was not fitted to.
 
     python -m benchmarks.silent_failure fit      # writes autowarmup/instability/silent_failure.json: five minutes
-    python -m benchmarks.silent_failure judge    # writes benchmarks/results/silent_failure.md: half an hour
+    python -m benchmarks.silent_failure judge    # writes benchmarks/results/silent_failure.md: six minutes on two cores
 
 The runs are those of ``benchmarks/detectors.py`` and the schedules of the search's tables.
 """
@@ -13,13 +13,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from autowarmup.instability import Detectors, Instability, Monitor
+from autowarmup.instability import Detectors, Monitor
 from autowarmup.instability.forest import Forest, Node
 from autowarmup.instability.history import History, Settled, Step
 from autowarmup.instability.signs import NAMES, Signs
@@ -46,7 +48,9 @@ GROUPS = {
 }
 """Tasks that are left out together, since they have the same kind of model and data. Any other is left out alone."""
 MOST = {"stable": 60, "failed": 60}
-"""Runs of a table that are used, at most: neighbouring schedules tell nearly the same."""
+"""Runs of a table that the score is fitted to, at most: neighbouring schedules tell nearly the same."""
+JUDGED = 3
+"""One in so many of them is judged; of the runs of ``benchmarks/detectors.py`` all are."""
 HIDDEN = {
     "known": (),
     "known, no gradients": (8, 9),
@@ -54,6 +58,9 @@ HIDDEN = {
     "hidden, no gradients": (8, 9, 15, 16, 17),
 }
 """Signs that are not known, by what is known of a run."""
+WITHOUT = {"hidden": "hidden, without the score", "hidden, no gradients": "hidden, no gradients, without the score"}
+"""What is judged by the other detectors alone, too."""
+NEVER = Forest(-math.inf, [])
 STEPS = 40
 """Steps of each run that the score is fitted to."""
 TREES, LEAVES, RATE, LEAST = 60, 8, 0.15, 200
@@ -185,30 +192,25 @@ def _node(nodes: Any, index: int) -> Node:
     ]  # fmt: skip
 
 
-def stop(run: Run, forest: Forest, known: str) -> Instability | None:
-    """The fatal instability that ends the run, with all detectors and so much known."""
+def stopped_at(run: Run, forest: Forest, known: str) -> int | None:
+    """The step at which the run is stopped, with all detectors and so much known; None where it is not."""
     monitor = Monitor(Detectors(), run.horizon, run.trivial if known.startswith("known") else None, forest)
     for step in run.steps():
         norm = math.nan if known.endswith("no gradients") else step.grad_norm
         found = monitor.observe(step.number, step.lr, step.loss, norm)
         if found is not None and found.fatal:
-            return found
+            return found.detected
     return None
 
 
 def judge() -> str:
-    """The page: every group of tasks judged by a score that was fitted to the others."""
-    everything = [(run, signs_of(run)) for run in runs()]
-    stops: list[Stop] = []
-    good = good_runs([run for run, _ in everything])
-    for group in sorted({run.group for run, _ in everything}):
-        forest = fit([(run, signs) for run, signs in everything if run.group != group])
-        for run in (run for run, _ in everything if run.group == group):
-            for known in HIDDEN:
-                found = stop(run, forest, known)
-                stops.append(Stop(run, known, found and found.detected, id(run) in good))
-        print(f"{group}: judged", flush=True)
-    return page(stops)
+    """The page: every group of tasks judged by a score that was fitted to the others, in a process a core."""
+    chosen = runs()
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
+        signs = [*pool.map(signs_of, chosen, chunksize=20)]
+    judged = Judged([*zip(chosen, signs, strict=True)], good_runs(chosen))
+    with ProcessPoolExecutor(mp_context=get_context("fork"), initializer=Judged.share, initargs=(judged,)) as pool:
+        return page([stop for stops in pool.map(Judged.group, judged.groups) for stop in stops])
 
 
 class Stop(NamedTuple):
@@ -220,29 +222,63 @@ class Stop(NamedTuple):
     good: bool
 
 
+@dataclass(frozen=True)
+class Judged:
+    """All runs with their signs, and the positions of the good ones."""
+
+    runs: list[tuple[Run, Column]]
+    good: set[int]
+    shared: ClassVar[Judged]
+    """That of this process."""
+
+    @property
+    def groups(self) -> list[str]:
+        return sorted({run.group for run, _ in self.runs})
+
+    @classmethod
+    def share(cls, judged: Judged) -> None:
+        cls.shared = judged
+
+    @classmethod
+    def group(cls, group: str) -> list[Stop]:
+        """The runs of one group of tasks, judged by a score that was fitted to the other groups."""
+        judged = cls.shared
+        forest = fit([(run, signs) for run, signs in judged.runs if run.group != group])
+        stops = []
+        for index, (run, _) in enumerate(judged.runs):
+            if run.group != group or (run.source == "tables" and index % JUDGED):
+                continue
+            for known in HIDDEN:
+                stops.append(Stop(run, known, stopped_at(run, forest, known), index in judged.good))
+            for known, name in WITHOUT.items():
+                stops.append(Stop(run, name, stopped_at(run, NEVER, known), index in judged.good))
+        print(f"{group}: judged", flush=True)
+        return stops
+
+
 GOOD = 0.8
 """A healthy run is good that gets this share of the way from the trivial loss to that of the best of its task: the
 twentieth part that ends lowest."""
 
 
 def good_runs(chosen: Sequence[Run]) -> set[int]:
-    """The identities of the good runs."""
-    tails: dict[tuple[str, str, int], list[tuple[Run, float]]] = {}
-    for run in chosen:
+    """The positions of the good runs."""
+    tails: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
+    for index, run in enumerate(chosen):
         if run.label == "stable":
             tail = detectors.tail_level(run.loss)
-            tails.setdefault((run.source, run.task, run.horizon), []).append((run, tail))
+            tails.setdefault((run.source, run.task, run.horizon), []).append((index, tail))
     good = set()
     for alike in tails.values():
         best = float(np.percentile([tail for _, tail in alike], 5))
-        good |= {id(run) for run, tail in alike if run.trivial - tail >= GOOD * (run.trivial - best)}
+        good |= {i for i, tail in alike if chosen[i].trivial - tail >= GOOD * (chosen[i].trivial - best)}
     return good
 
 
 def page(stops: Sequence[Stop]) -> str:
     """The tables."""
     lines = [HEAD, *columns("trivial loss and gradients")]
-    for known in HIDDEN:
+    for known in (*HIDDEN, *WITHOUT.values()):
         for source in ("detectors", "tables"):
             chosen = [one for one in stops if one.known == known and one.run.source == source]
             lines.append(row(f"{known}; {source}", chosen))
@@ -269,7 +305,8 @@ more healthy runs than the rule. All detectors run; a run is stopped by the firs
 *Delay*: from where the collapse begins to where it is stopped, as a share of the horizon. *Within a tenth*: share of
 all collapses that are stopped at most a tenth of the horizon after they begin. *Good*: healthy, and among the best of
 its task at the end. The label and its onset know the whole run. *Detectors*: the runs of `benchmarks/detectors.py`;
-*tables*: those of the search's tables.
+*tables*: those of the search's tables, one in three of those that the score is fitted to. *Without the score*: by the
+other detectors alone.
 """
 
 

@@ -14,6 +14,8 @@ import torch
 from autowarmup import LoopRun, TuneResult, autotune
 from autowarmup.errors import InputError
 from autowarmup.report import write_report
+from autowarmup.report.duration import duration
+from autowarmup.report.stability_map import stability_map
 from autowarmup.search.surrogate import scores
 from autowarmup.study.store import StudyStore
 from autowarmup.training.objective import LOSS, Objective
@@ -65,12 +67,41 @@ def test_a_metric_is_shown_in_its_own_sign_with_its_direction(by_accuracy: TuneR
     assert ">+0." in shown
 
 
+def test_comparisons_are_in_the_metrics_own_sign(by_accuracy: TuneResult) -> None:
+    tuned_one, current = by_accuracy.verdict.comparisons
+    assert all(0.0 < loss < 1.0 for loss in (*tuned_one.losses, *current.losses))
+    assert current.interval is not None
+    assert 0.0 < current.interval.low < current.interval.mean < current.interval.high
+    pairs = zip(tuned_one.final_losses, current.final_losses, strict=True)
+    ended = [tuned - now for tuned, now in pairs if tuned is not None and now is not None]
+    assert current.interval.differences == pytest.approx(ended)
+
+
+def test_figures_are_in_the_metrics_own_sign(by_accuracy: TuneResult) -> None:
+    with closing(StudyStore(Path(by_accuracy.study))) as store:
+        traces = {trial.spec.number: trial.trace for trial in store.trials()}
+    by_duration = duration(by_accuracy, traces)
+    left, right = by_duration.axes
+    assert left.get_ylabel() == "final accuracy"
+    assert all(height > 0 for height in left.get_ylim())
+    forecast = next(line for line in left.lines if line.get_gid() == "forecast")
+    assert all(0.0 < value < 1.5 for value in forecast.get_ydata())
+    assert "above 0: tuned is better" in right.get_xlabel()
+    assert right.get_title(loc="left") == "Better than the current schedule"
+    bar = stability_map(by_accuracy, traces).axes[-1]
+    assert bar.get_ylabel() == "final accuracy"
+    low, high = bar.get_ylim()
+    assert low < high < 0.0  # the best, the highest accuracy, is at the bottom
+    assert bar.yaxis.get_major_formatter()(low, 0) == f"{-low:.4g}"
+
+
 def test_the_report_names_the_metric(by_accuracy: TuneResult, tmp_path: Path) -> None:
     with closing(StudyStore(Path(by_accuracy.study))) as store:
         write_report(by_accuracy, {trial.spec.number: trial.trace for trial in store.trials()}, tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Final accuracy (higher is better)" in page
     assert "above 0 the tuned schedule is better" in page
+    assert "Warm-up duration and final accuracy" in page
     assert "final accuracy</th>" in page
 
 
@@ -138,6 +169,15 @@ def test_a_metric_that_a_loop_never_reports_is_told_at_its_first_validation(tmp_
     with pytest.raises(InputError, match=r"objective='f1': no validation .* reported it; reported are: loss, accuracy"):
         tuned(tmp_path / "study", train, objective="f1", direction="maximize")
     assert runs.count(STEPS) <= 3  # the check of its first steps; then the short probe stopped it
+
+
+def test_a_misspelt_metric_of_a_loop_is_told_with_the_nearest_name() -> None:
+    misspelt = Objective(name="acuracy", direction="maximize")
+    reported = trace(Evaluation(20, 1.0, 1.0, {"accuracy": 0.8, "accuracy_ema": 0.8}))
+    with pytest.raises(
+        InputError, match=r"up to step 40 reported it \(did you mean 'accuracy'\?\); reported are: loss,"
+    ):
+        misspelt.check(reported, ended=False, current=False)
 
 
 def test_a_loop_that_never_validates_is_told_at_the_end_of_its_first_run(tmp_path: Path) -> None:

@@ -139,8 +139,9 @@ def _draw_confirmed(axes: Axes, result: TuneResult) -> list[Artist]:
         axes.plot([place] * len(losses), losses, "o", markersize=5, gid="confirmed", **style)
         axes.plot([place], [np.mean(losses)], "_", markersize=18, markeredgewidth=3, **style)
         name = comparison.name + (" (chosen)" if chosen else "")
-        at = (place, min(losses) if best else max(losses))
-        tag(axes, name, at, above=not best, colour=colour, align="left" if place == 0.0 else "center")
+        above = best == (result.config.objective.better == "higher")
+        at = (place, max(losses) if above else min(losses))
+        tag(axes, name, at, above=above, colour=colour, align="left" if place == 0.0 else "center")
     if not comparisons:
         return []
     text = f"on {several(len(comparisons[0].final_losses), 'fresh seed')}, with their mean"

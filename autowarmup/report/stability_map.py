@@ -52,6 +52,7 @@ from autowarmup.report.variations import usual_schedule
 from autowarmup.search.trials import COMPARED
 from autowarmup.study.forecast import Forecast, Traces
 from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.training.objective import Objective
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -81,7 +82,7 @@ def stability_map(result: TuneResult, traces: Traces) -> Figure:
         image = coloured(losses, doubt, norm)
         draw_levels(axes, grid, losses, norm)
         axes.grid(visible=False)
-    handles = _draw_stable(axes, records, finals, forecast, norm)
+    handles = _draw_stable(axes, records, finals, forecast, norm, objective)
     handles += _draw_unstable(axes, records)
     if boundary:
         chance = grid.chance(boundary)
@@ -196,6 +197,7 @@ def _draw_stable(
     finals: Mapping[int, float],
     forecast: Forecast | None,
     norm: Normalize | None,
+    objective: Objective,
 ) -> list[Artist]:
     """Discs for final losses, squares for forecasts of those that were stopped early, empty circles for no loss."""
     stable = [record for record in records if record.outcome != "unstable"]
@@ -204,7 +206,7 @@ def _draw_stable(
         expected = forecast.losses([record.schedule for record in pruned]).median.tolist()
         losses |= dict(zip((record.number for record in pruned), expected, strict=True))
     groups: list[tuple[str, str, dict[str, Any]]] = [
-        ("completed", "ran to the end: its final loss", {"marker": "o", "s": 95, "zorder": 4}),
+        ("completed", f"ran to the end: its final {objective.name}", {"marker": "o", "s": 95, "zorder": 4}),
         ("pruned", "stopped early: its forecast", {"marker": "s", "s": 42, "zorder": 3}),
     ]
     handles: list[Artist] = []

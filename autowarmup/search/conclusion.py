@@ -123,9 +123,10 @@ def _shown(config: TuneConfig, current: TrialState, pairs: Sequence[Pair], compa
     ahead = [pair.ahead_halfway for pair in pairs if pair.difference is None and pair.far_ahead]
     if ahead:
         told.append(
-            f"On {_seeds(len(ahead))} the current schedule was {sum(ahead) / len(ahead):.4g} behind the tuned one "
-            f"halfway, more than {FAR_BEHIND:g} times as much as their difference moves from one evaluation to the "
-            f"next. From there it doesn't catch up, so these runs ended there."
+            f"On {_seeds(len(ahead))} the current schedule was {sum(ahead) / len(ahead):.4g} in "
+            f"{config.objective.name} behind the tuned one halfway, more than {FAR_BEHIND:g} times as much as their "
+            f"difference moves from one evaluation to the next. From there it doesn't catch up, so these runs "
+            f"ended there."
         )
     return " ".join(told)
 

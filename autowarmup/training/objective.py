@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from autowarmup.errors import InputError
 from autowarmup.training.trace import Evaluation, Mark, Trace, marks
-from autowarmup.values import Frozen
+from autowarmup.values import Frozen, nearest
 
 
 class Objective(Frozen):
@@ -104,7 +104,10 @@ class Objective(Frozen):
         names = sorted({name for one in trace.evaluations for name in one.metrics if not name.endswith("_ema")})
         has = f"reported are: {', '.join(['loss', *names])}"
         if trace.evaluations and self.name not in names:
-            raise InputError(f"objective={self.name!r}: no validation up to step {trace.end} reported it; {has}")
+            raise InputError(
+                f"objective={self.name!r}: no validation up to step {trace.end} reported it"
+                f"{nearest(self.name, names)}; {has}. Report it with every val_loss"
+            )
         last = trace.final_evaluation
         if ended and (last is None or self.name not in last.metrics):
             raise InputError(
