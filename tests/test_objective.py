@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from autowarmup import LoopRun, TuneResult, autotune
+from autowarmup.cli.program import cli
 from autowarmup.errors import InputError
 from autowarmup.report import write_report
 from autowarmup.report.duration import duration
@@ -103,6 +105,14 @@ def test_the_report_names_the_metric(by_accuracy: TuneResult, tmp_path: Path) ->
     assert "above 0 the tuned schedule is better" in page
     assert "Warm-up duration and final accuracy" in page
     assert "final accuracy</th>" in page
+
+
+def test_the_table_of_trials_shows_the_metric(by_accuracy: TuneResult) -> None:
+    shown = CliRunner().invoke(cli, ["show", by_accuracy.study]).output.splitlines()
+    assert shown[0].split()[-3:] == ["accuracy", "what", "happened"]
+    number, last = next((r.number, r.final_loss) for r in by_accuracy.records if r.role == "confirmation")
+    assert shown[1 + number].split()[-1] == f"{last:.4g}"
+    assert by_accuracy.trials.value[number] == last
 
 
 def test_an_optuna_study_has_the_objectives_direction(by_accuracy: TuneResult) -> None:

@@ -47,6 +47,7 @@ class TrialRecord(Frozen):
         steps: optimizer steps that it trained.
         val_loss: its last validation loss with the raw weights; None where there is none, or it is not finite.
         val_loss_ema: the same with averaged weights.
+        value: the last value of what it is judged by, with the raw weights, in its own sign; None as for ``val_loss``.
         early_loss: its training loss after a quarter of its schedule; None where it didn't get there or isn't finite.
         final_loss: what it is judged by, in its own sign; None where it didn't get to its end, or it is not finite.
         validated: whether that is a validation loss; where a loop didn't validate at its end it is the training loss.
@@ -65,6 +66,7 @@ class TrialRecord(Frozen):
     steps: int
     val_loss: float | None
     val_loss_ema: float | None
+    value: float | None
     early_loss: float | None
     final_loss: float | None
     validated: bool
@@ -88,6 +90,7 @@ class TrialRecord(Frozen):
             steps=len(trial.trace),
             val_loss=_finite(last.val_loss) if last else None,
             val_loss_ema=_finite(last.val_loss_ema) if last else None,
+            value=_finite(trial.objective.shown(trial.objective.of(last))) if last else None,
             early_loss=_finite(float(early[0])) if len(early) else None,
             final_loss=None if trial.final_loss is None else _finite(trial.objective.shown(trial.final_loss)),
             validated=trial.trace.final_evaluation is not None,
@@ -168,8 +171,8 @@ class TuneResult(Frozen):
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A table with one row for each trial: its schedule, its outcome, its losses, and where an instability began.
-        The index is the trial's number."""
+        """A table with one row for each trial: its schedule, its outcome, its losses, its last value of the
+        objective, and where an instability began. The index is the trial's number."""
         import pandas as pd
 
         rows = []
@@ -189,6 +192,7 @@ class TuneResult(Frozen):
                     "steps": record.steps,
                     "val_loss": record.val_loss,
                     "val_loss_ema": record.val_loss_ema,
+                    "value": record.value,
                     "instability": found.kind if found else None,
                     "instability_step": found.step if found else None,
                     "instability_lr": found.lr if found else None,
