@@ -17,7 +17,9 @@ from autowarmup.schedule.duration import Duration, budget_steps, duration_steps
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import TuneConfig
+from autowarmup.training.objective import Objective
 from autowarmup.training.settings import TrainSettings
+from autowarmup.values import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +62,9 @@ def autotune(
     confirm_seeds: int = 4,
     margin: float = 0.005,
     cohort: int | None = None,
+    trivial_loss: float | None = None,
+    objective: str = "loss",
+    direction: Literal["minimize", "maximize"] | None = None,
     detectors: Detectors | None = None,
     study: str | Path | None = None,
     mlflow: str | Literal[False] | None = None,
@@ -106,6 +111,12 @@ def autotune(
         margin: the smallest difference that matters to you, as a share of the loss, 0 to below 1.
         cohort: how many trials are chosen together, 1 to 1,000; the result is then the same on every engine. Left out,
             as many trials run as the engine has room for, and one is chosen whenever there is room.
+        trivial_loss: the training loss of the best predictor that ignores its input, such as the entropy of the labels;
+            the detectors of collapse know it then. Left out, what ``data`` says where the loss is cross-entropy or the
+            mean squared error; else collapses are told by other signs.
+        objective: what schedules are judged by: ``"loss"``, the validation loss, or the name of a validation metric,
+            one of ``metrics`` or of those that a ``train_fn`` reports with every ``val_loss``.
+        direction: whether the objective is better low, ``"minimize"``, or high, ``"maximize"``; a metric needs it.
         detectors: settings of the instability detectors.
         study: the study's folder, new, empty or with the study in it; left out, one under ``studies/`` named
             after what is tuned.
@@ -143,7 +154,8 @@ def autotune(
         clip_norm=clip_norm, precision=precision, device=device, compile=compile, space=loaded_space(space),
         budget=budget, seed=seed, current=current, current_peak=current_peak, beta2=beta2,
         steps_per_epoch=steps_per_epoch, confirm_seeds=confirm_seeds, margin=margin, cohort=cohort,
-        detectors=detectors, study=study, mlflow=mlflow, progress=progress, engine=engine,
+        trivial_loss=trivial_loss, objective=objective, direction=direction, detectors=detectors, study=study,
+        mlflow=mlflow, progress=progress, engine=engine,
     )  # fmt: skip
     task = _task(given, model_fn, data, train_fn, loss, optimizer, metrics)
     config = _config(given, task)
@@ -191,12 +203,26 @@ def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, 
         )
     from autowarmup.training.task import ModelTask
 
+    known = ["loss", *(metrics if isinstance(metrics, dict) else {})]
+    if given.objective not in known:
+        raise InputError(
+            f"objective={given.objective!r}: no such validation metric{nearest(given.objective, known)}; pass it in "
+            f"metrics, or choose one of: {', '.join(map(str, known))}"
+        )
     task = ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=given.training)
     if given.steps_per_epoch is not None and task.steps_per_epoch not in (None, given.steps_per_epoch):
         raise InputError(
             f"steps_per_epoch={given.steps_per_epoch}: the data makes {task.steps_per_epoch}; leave it out"
         )
     return task
+
+
+def _objective(given: Arguments) -> Objective:
+    if given.direction is None and given.objective != "loss":
+        raise InputError(
+            f"direction is missing: say 'maximize' if {given.objective} is better high, 'minimize' if it is better low"
+        )
+    return Objective(name=given.objective, direction=given.direction or "minimize")
 
 
 def _config(given: Arguments, task: Task) -> TuneConfig:
@@ -218,7 +244,8 @@ def _config(given: Arguments, task: Task) -> TuneConfig:
         margin=given.margin,
         cohort=given.cohort,
         steps_per_epoch=epoch,
-        trivial_loss=task.trivial_loss,
+        trivial_loss=task.trivial_loss if given.trivial_loss is None else given.trivial_loss,
+        objective=_objective(given),
         detectors=given.detectors or Detectors(),
         task=task.describe(),
     )

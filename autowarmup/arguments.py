@@ -25,7 +25,7 @@ from autowarmup.study.folder import check_folder
 from autowarmup.study.progress import Progress
 from autowarmup.tracking import check_uri
 from autowarmup.training.settings import TrainSettings
-from autowarmup.values import Whole, short
+from autowarmup.values import Number, Whole, short
 
 
 def _length(value: Any) -> Any:
@@ -138,6 +138,9 @@ class Arguments(TrainSettings):
     confirm_seeds: ConfirmSeeds = 4
     margin: Margin = 0.005
     cohort: Cohort | None = None
+    trivial_loss: Number | None = None
+    objective: Annotated[str, Field(min_length=1, max_length=200)] = "loss"
+    direction: Literal["minimize", "maximize"] | None = None
     detectors: InstanceOf[Detectors] | None = None
     study: Annotated[Path | None, BeforeValidator(_folder)] = None
     mlflow: Annotated[str | Literal[False] | None, BeforeValidator(_tracking)] = None

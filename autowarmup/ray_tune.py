@@ -37,6 +37,7 @@ from autowarmup.search.config import TuneConfig
 from autowarmup.search.decisions import Arrival, Conclusion, Finish, Start, Wait
 from autowarmup.search.search import Search
 from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.training.objective import LOSS, Objective
 from autowarmup.training.trace import Evaluation, Trace
 
 
@@ -58,7 +59,8 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
         confirm_seeds: fresh seeds on which the best schedule meets the current one, at most; 0 to 100.
         slots: how many trials Ray Tune can run at once, >= 1. With more of them the search chooses more at a time.
         settings: further fields of :class:`autowarmup.search.config.TuneConfig`: ``seed``, ``margin``, ``cohort``,
-            ``trivial_loss``, ``detectors`` and so on.
+            ``trivial_loss``, ``objective``, ``detectors`` and so on. Reports must then have the objective's metric
+            with every ``val_loss``.
 
     Attributes:
         conclusion: the verdict with the schedule, once the search is over; None before.
@@ -125,7 +127,7 @@ class WarmupSearcher(Searcher):  # type: ignore[misc]
         for number, segment in self._started.items():
             if number not in self._trials:
                 spec = segment.spec
-                self._trials[number] = ReportedTrial(spec, self._monitoring)
+                self._trials[number] = ReportedTrial(spec, self._monitoring, self._config.objective)
                 self._numbers[trial_id] = number
                 return {"schedule": spec.schedule, "seed": spec.seed, "rungs": self._config.rungs}
         return None
@@ -247,6 +249,7 @@ class ReportedTrial:
     Args:
         spec: the trial.
         monitoring: its detectors.
+        objective: what it is judged by.
 
     Attributes:
         step: optimizer steps reported so far.
@@ -255,6 +258,7 @@ class ReportedTrial:
 
     spec: TrialSpec
     monitoring: MonitorSettings
+    objective: Objective = LOSS
     step: int = 0
     parts: list[Trace] = field(default_factory=list)
 
@@ -281,7 +285,9 @@ class ReportedTrial:
         evaluations: tuple[Evaluation, ...] = ()
         if "val_loss" in result:
             averaged = float(result.get("val_loss_ema", math.nan))
-            evaluations = (Evaluation(step, float(result["val_loss"]), averaged),)
+            names = (self.objective.name, f"{self.objective.name}_ema")
+            metrics = {name: float(result[name]) for name in names if name in result and not self.objective.is_loss}
+            evaluations = (Evaluation(step, float(result["val_loss"]), averaged, metrics),)
         block = Trace(lr, np.array(losses[known:]), np.array(norms[known:]), evaluations, self.step)
         self.step = step
         self.parts.append(block)

@@ -400,7 +400,7 @@ def failed_or_slow(trial: Trial, failing: float, good_rate: float) -> Trial:
         end = tail_level(trial.loss)
         start = float(trial.loss[0])
         fallen = np.flatnonzero((level <= end + 0.1 * max(0.0, start - end) + error) | (level > 1.5 * start))
-        onset = max(int(high[0]), int(fallen[0]))
+        onset = max(int(high[0]), int(fallen[0]) if len(fallen) else 0)
     return replace(trial, label="failed", onset=onset)
 
 

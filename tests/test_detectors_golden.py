@@ -15,16 +15,19 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from autowarmup.instability.forest import Forest
 from autowarmup.instability.gradients import Gradients
 from autowarmup.instability.history import History, Lasting, Settled, Step
 from autowarmup.instability.instability import Instability, Kind, found
-from autowarmup.instability.monitor import Detectors
+from autowarmup.instability.monitor import Detectors, Monitor
 from autowarmup.instability.non_finite import NonFinite
 from autowarmup.instability.stall import FrozenLoss
 
 Column = np.ndarray[Any, np.dtype[np.float64]]
 NAN, INF = math.nan, math.inf
 DEFAULTS = Detectors()
+NEVER = Forest(-9.0, [])
+"""A score by which no run has silently failed: then the other detectors are seen alone."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def watch(run: Run) -> list[Instability]:
     count = len(run.losses)
     rates = np.full(count, 1e-3) if run.rates is None else run.rates
     norms = np.full(count, NAN) if run.norms is None else run.norms
-    monitor = run.detectors.monitor(run.horizon, run.trivial)
+    monitor = Monitor(run.detectors, run.horizon, run.trivial, NEVER)
     for step in range(count):
         instability = monitor.observe(step, float(rates[step]), float(run.losses[step]), float(norms[step]))
         if instability is not None and instability.fatal:

@@ -12,9 +12,10 @@ from autowarmup.engines.local import LocalEngine
 from autowarmup.search.trials import TrialSpec
 from autowarmup.study.exchanges import exchanged, gain_of
 from autowarmup.study.gain import Expected, Gain
+from autowarmup.training.objective import LOSS
 from autowarmup.training.settings import TrainSettings
 from autowarmup.training.task import ModelTask
-from autowarmup.training.trace import Trace, final_loss
+from autowarmup.training.trace import Trace
 from tests.tasks import digits, mlp, settings
 
 PLAIN = Schedule(peak=1e-3, horizon=40)
@@ -39,7 +40,7 @@ def trained(schedule: Schedule, result: TuneResult, folder: Path) -> float:
     engine = LocalEngine(task, folder, MonitorSettings.of(result.config))
     spec = TrialSpec(number=0, candidate=0, role="proposal", seed=result.config.seed, schedule=schedule)
     engine.start(Segment(spec, schedule.horizon, Trace.empty()))
-    loss = final_loss(engine.wait(lambda *_: None).trace)
+    loss = LOSS.final(engine.wait(lambda *_: None).trace)
     assert loss is not None
     return loss
 

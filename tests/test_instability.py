@@ -211,6 +211,22 @@ def test_a_slow_starter_is_left_alone(start: float, seed: int) -> None:
     assert watch(fall + 0.1 * rng.standard_normal(1000), trivial=TRIVIAL, rates=warmup(1000, 0.6)) == []
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_without_the_trivial_loss_a_slow_starter_is_left_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    fall = np.interp(np.arange(1000), [0, 300, 500, 600, 1000], [4.7, 4.7, TRIVIAL, TRIVIAL - 0.05, 2.4])
+    assert watch(fall + 0.1 * rng.standard_normal(1000), rates=warmup(1000, 0.6)) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_the_trivial_loss_a_stuck_loss_with_small_gradients_has_silently_failed(seed: int) -> None:
+    steps = np.arange(400)
+    losses = TRIVIAL + 1.4 * np.exp(-steps / 10) + 0.05 * np.random.default_rng(seed).standard_normal(400)
+    events = watch(losses, rates=warmup(400, 0.1), norms=norms(400) * np.where(steps < 20, 1.0, 0.1))
+    assert fatal(events)[0][0] == "silent-failure"
+    assert events[-1].detected < 399
+
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -18,7 +18,8 @@ from torch import nn
 from autowarmup import LoopRun, Schedule, TuneResult, autotune
 from autowarmup.errors import InputError, TaskFailedError
 from autowarmup.training.loop import LoopTask
-from autowarmup.training.trace import Trace, final_loss, is_validated
+from autowarmup.training.objective import LOSS
+from autowarmup.training.trace import Trace
 from tests.tasks import digits
 
 (X, Y), (X_VAL, Y_VAL) = [tuple(map(torch.from_numpy, part)) for part in digits()]
@@ -379,14 +380,15 @@ def test_validations_may_come_after_their_steps() -> None:
 def test_a_validation_after_the_loop_counts(after: Any) -> None:
     trace = traced(with_(after=after))
     assert [(e.step, e.val_loss) for e in trace.evaluations] == [(40, 0.25)]
-    assert (final_loss(trace), is_validated(trace)) == (0.25, True)
+    assert LOSS.final(trace) == 0.25
+    assert trace.final_evaluation is not None
 
 
 def test_an_early_validation_is_not_the_final_one() -> None:
     early, never = traced(with_(validates=lambda step: step == 10)), traced(with_())
-    assert final_loss(early) == pytest.approx(early.loss[-4:].mean())
-    assert not is_validated(early)
-    assert not is_validated(never)
+    assert LOSS.final(early) == pytest.approx(early.loss[-4:].mean())
+    assert early.final_evaluation is None
+    assert never.final_evaluation is None
 
 
 def test_a_validation_before_any_step_is_refused() -> None:

@@ -23,6 +23,7 @@ from autowarmup.study.delivery import Delivery
 from autowarmup.study.display import LiveDisplay, LogLines, lines, progress_for
 from autowarmup.study.progress import Silent
 from autowarmup.study.standing import Standing
+from autowarmup.training.objective import LOSS
 from autowarmup.training.trace import Evaluation, Trace
 
 
@@ -64,7 +65,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert all(len(line) <= width for line in shown(standing, width))
 
 
-SETTINGS: Any = SimpleNamespace(horizon=20)
+SETTINGS: Any = SimpleNamespace(horizon=20, objective=LOSS)
 
 
 def test_a_thousand_steps_are_drawn_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,10 +63,12 @@ def _overview_text(store: StudyStore) -> str:
     from autowarmup.study.result import TrialRecord
 
     folder, budget, now = store.folder.absolute(), _whole(store.meta("budget")), status(store)
-    trials = [(TrialRecord.of(trial), trial.outcome or "open") for trial in store.trials()]
-    spent = sum(record.steps for record, _ in trials)
+    trials = store.trials()
+    records = [TrialRecord.of(trial) for trial in trials]
+    spent = sum(record.steps for record in records)
+    rows = [_row(record, trial.outcome or "open") for record, trial in zip(records, trials, strict=True)]
     lines = [
-        _table([_row(record, outcome) for record, outcome in trials]),
+        _table(rows, trials[0].objective.name if trials else "loss"),
         f"{folder}: {now}, {spent:,}{'' if budget is None else f' of {budget:,}'} optimizer steps",
     ]
     if result := found(store):
@@ -90,14 +92,15 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _table(rows: list[list[str]]) -> str:
+def _table(rows: list[list[str]], judged_by: str) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", "role", "outcome", "peak", "warm-up", "steps", "loss"):
-        table.add_column(name, justify="right" if name in ("trial", "peak", "steps", "loss") else "left", no_wrap=True)
+    for name in ("trial", "role", "outcome", "peak", "warm-up", "steps", judged_by):
+        numbers = name in ("trial", "peak", "steps", judged_by)
+        table.add_column(Text(name), justify="right" if numbers else "left", no_wrap=True)
     table.add_column("what happened")
     for row in rows:
         table.add_row(*map(Text, row))
@@ -116,7 +119,7 @@ def _row(record: TrialRecord, outcome: str) -> list[str]:
         f"{schedule.peak:.3g}",
         f"{schedule.shape.kind} {schedule.duration:,}" if schedule.duration else "none",
         f"{record.steps:,}",
-        "" if record.val_loss is None else f"{record.val_loss:.4g}",
+        "" if record.value is None else f"{record.value:.4g}",
         printable(_what_happened(record), longest=200),
     ]
 

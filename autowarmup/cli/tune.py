@@ -114,6 +114,13 @@ def _current(file: Path | None, warmup: str | None, shape: str | None) -> dict[s
 @click.option(
     "--cohort", type=int, metavar="N", help="Trials chosen together.  [default: as many as there is room for]"
 )
+@click.option(
+    "--trivial-loss", type=float, metavar="LOSS", help="Loss of ignoring the input.  [default: from the data]"
+)
+@click.option("--objective", metavar="METRIC", help="Validation metric that schedules are judged by.  [default: loss]")
+@click.option(
+    "--direction", type=click.Choice(["minimize", "maximize"]), help="Which objective is better: low or high."
+)
 @click.option("--batch-size", type=int, metavar="N", help="For datasets and arrays; loaders have their own.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Number format of the training.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")

@@ -11,12 +11,12 @@ class Collapse:
 
     *Lost*: the loss was below the trivial loss and has climbed back to it. *Stuck*: the loss has never been below the
     trivial loss, although the learning rate has been high. The trivial loss is that of the best predictor which ignores
-    its input. Where it is not known, nothing is reported.
+    its input. Where it is not known, :class:`autowarmup.instability.silent_failure.SilentFailure` is used instead.
 
     Args:
         history: recent losses, shared by all detectors and already updated with the step.
         patience: optimizer steps to wait before damage counts as lasting, 10 to 500.
-        trivial: the trivial loss, or None.
+        trivial: the trivial loss.
     """
 
     NEAR = 0.2
@@ -33,15 +33,13 @@ class Collapse:
     RISE = 1.4
     """A learning rate that still rises counts as high once it has risen by this factor since the loss settled."""
 
-    def __init__(self, history: History, patience: int, trivial: float | None) -> None:
+    def __init__(self, history: History, patience: int, trivial: float) -> None:
         self.history, self.patience, self.trivial = history, patience, trivial
         self.settled = Settled(history)
         self.lost, self.stuck = Lasting(), Lasting()
 
     def observe(self, step: Step) -> Instability | None:
         history, settled = self.history, self.settled
-        if self.trivial is None:
-            return None
         settled.add(step)
         if history.count < settled.LEAST:
             return None

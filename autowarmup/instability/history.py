@@ -156,7 +156,12 @@ class History:
     def falling(self) -> bool:
         """Whether the loss falls: its level over the last two windows, or, as after a spike, the losses within the
         last one."""
-        return self.level < self.levels[0] - 2 * self.error or self.recent < self.earlier - 1.4 * self.sigma
+        return self.level < self.levels[0] - 2 * self.error or self.dropping
+
+    @property
+    def dropping(self) -> bool:
+        """Whether the loss falls within the last window, as after a spike."""
+        return self.recent < self.earlier - 1.4 * self.sigma
 
     @property
     def rate_rising(self) -> bool:

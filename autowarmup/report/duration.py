@@ -38,6 +38,7 @@ from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import CURRENT, TUNED, Interval
 from autowarmup.study.forecast import Forecast, Traces, searched
 from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.training.objective import Objective
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -48,7 +49,7 @@ POINTS = 60
 def duration(result: TuneResult, traces: Traces) -> Figure:
     """Warm-up duration against final loss: the forecast at one peak with its uncertainty, the trials of the search, and
     the confirmed schedules; beside it the paired differences on the fresh seeds, where there are any."""
-    finals = final_losses(result)
+    finals, objective = final_losses(result), result.config.objective
     completed = [record for record in searched(result) if record.number in finals]
     comparisons = result.verdict.comparisons
     losses = [loss for comparison in comparisons for loss in comparison.losses]
@@ -62,7 +63,7 @@ def duration(result: TuneResult, traces: Traces) -> Figure:
         axes, forest = figure.subplots(1, 2, width_ratios=(6, 5))
         plain(axes)
         plain(forest)
-        _draw_interval(forest, interval)
+        _draw_interval(forest, interval, objective)
     else:
         figure, axes = canvas()
     longest = max([r.schedule.duration for r in completed] + [c.schedule.duration for c in comparisons])
@@ -72,28 +73,31 @@ def duration(result: TuneResult, traces: Traces) -> Figure:
     if forecast:
         usual = usual_schedule(result)
         at = usual.model_copy(update={"peak": (result.verdict.schedule or forecast.model.reference).peak})
-        median, drawn = _draw_forecast(axes, forecast, at)
+        median, drawn = _draw_forecast(axes, forecast, at, objective)
         losses = [*losses, *np.clip(median, *_widened(losses)).tolist()]
         handles += drawn
     handles += _draw_finals(axes, completed, finals)
     handles += _draw_confirmed(axes, result)
     _loss_axis(axes, losses)
     axes.set(ylabel=f"final {result.loss_name}")
-    title(axes, "Final loss by warm-up duration" + ("" if forecast else " (too few losses for a forecast)"))
+    title(
+        axes, f"Final {objective.name} by warm-up duration" + ("" if forecast else " (too few losses for a forecast)")
+    )
     legend(figure, handles, columns=2)
     return figure
 
 
-def _draw_forecast(axes: Axes, forecast: Forecast, at: Schedule) -> tuple[Vector, list[Artist]]:
+def _draw_forecast(axes: Axes, forecast: Forecast, at: Schedule, objective: Objective) -> tuple[Vector, list[Artist]]:
     """The forecast at one peak: its median, which is returned, and the band of one standard deviation to each side."""
     longest = min(round(axes.get_xlim()[1] / 100.0 * at.horizon), at.horizon - 1)
     steps = durations(longest, POINTS)
     losses = forecast.losses([varied(at, at.peak, count) for count in steps])
+    median, low, high = (np.array([objective.shown(loss) for loss in part]) for part in losses[:3])
     places = 100.0 * np.array(steps) / at.horizon
-    axes.fill_between(places, losses.low, losses.high, color=BLUE, alpha=0.14, linewidth=0, zorder=1, gid="band")
-    axes.plot(places, losses.median, color=BLUE, linewidth=1.4, zorder=2, gid="forecast")
+    axes.fill_between(places, low, high, color=BLUE, alpha=0.14, linewidth=0, zorder=1, gid="band")
+    axes.plot(places, median, color=BLUE, linewidth=1.4, zorder=2, gid="forecast")
     line = Line2D([], [], color=BLUE, linewidth=1.4, label=f"forecast at a peak of {at.peak:.3g}, search's seed")
-    return losses.median, [line, Patch(color=BLUE, alpha=0.14, linewidth=0, label="its 68% range")]
+    return median, [line, Patch(color=BLUE, alpha=0.14, linewidth=0, label="its 68% range")]
 
 
 def _widened(losses: Sequence[float]) -> tuple[float, float]:
@@ -135,15 +139,16 @@ def _draw_confirmed(axes: Axes, result: TuneResult) -> list[Artist]:
         axes.plot([place] * len(losses), losses, "o", markersize=5, gid="confirmed", **style)
         axes.plot([place], [np.mean(losses)], "_", markersize=18, markeredgewidth=3, **style)
         name = comparison.name + (" (chosen)" if chosen else "")
-        at = (place, min(losses) if best else max(losses))
-        tag(axes, name, at, above=not best, colour=colour, align="left" if place == 0.0 else "center")
+        above = best == (result.config.objective.better == "higher")
+        at = (place, max(losses) if above else min(losses))
+        tag(axes, name, at, above=above, colour=colour, align="left" if place == 0.0 else "center")
     if not comparisons:
         return []
     text = f"on {several(len(comparisons[0].final_losses), 'fresh seed')}, with their mean"
     return [Line2D([], [], marker="o", markersize=5, color=MUTED, linewidth=1.6, label=text)]
 
 
-def _draw_interval(axes: Axes, interval: Interval) -> None:
+def _draw_interval(axes: Axes, interval: Interval, objective: Objective) -> None:
     """The paired differences: a bar for the interval, a dot for each seed."""
     decided = interval.high < 0 or interval.low > 0
     colour, seeds = BLUE if decided else MUTED, interval.differences
@@ -161,11 +166,13 @@ def _draw_interval(axes: Axes, interval: Interval) -> None:
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.25)
     confidence = f"{interval.confidence:.0%} interval"
-    axes.set(xlabel=f"{TUNED} minus {CURRENT}, final loss,\n{confidence} (below 0: {TUNED} is better)")
-    title(axes, _paired_finding(interval))
+    better = "below" if objective.better == "lower" else "above"
+    axes.set(xlabel=f"{TUNED} minus {CURRENT}, final {objective.name},\n{confidence} ({better} 0: {TUNED} is better)")
+    title(axes, _paired_finding(interval, objective))
 
 
-def _paired_finding(interval: Interval) -> str:
-    if interval.high < 0:
+def _paired_finding(interval: Interval, objective: Objective) -> str:
+    _, low, high = objective.shown_range(interval.mean, interval.low, interval.high)
+    if high < 0:
         return "Better than the current schedule"
-    return "Worse than the current schedule" if interval.low > 0 else "No clear difference"
+    return "Worse than the current schedule" if low > 0 else "No clear difference"

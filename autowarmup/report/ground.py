@@ -87,7 +87,7 @@ def draw_ground(axes: Axes, image: Array) -> None:
 def draw_levels(axes: Axes, grid: Grid, losses: Array, norm: Normalize) -> None:
     """White lines of equal forecast loss."""
     levels = norm.inverse(np.linspace(0.0, 1.0, LEVELS + 1)[1:-1])
-    style: dict[str, Any] = {"colors": "white", "linewidths": 0.8, "alpha": 0.7, "zorder": 0.1}
+    style: dict[str, Any] = {"colors": "white", "linestyles": "solid", "linewidths": 0.8, "alpha": 0.7, "zorder": 0.1}
     axes.contour(grid.peaks, grid.shares, losses, levels=levels, **style)
 
 

@@ -17,6 +17,7 @@ from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import Comparison
 from autowarmup.study.forecast import searched
 from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.training.objective import Objective
 
 HEADLINES = {
     "tuned": "Tuned: use this schedule",
@@ -37,8 +38,8 @@ class Picture(NamedTuple):
 PICTURES = {
     "stability_map": Picture(
         "Stability map",
-        "The colour is the final loss that the search's model forecasts for a schedule with that peak and warm-up "
-        "duration; it fades where no trial is near. Discs ran to the end and have the colour of their final loss; "
+        "The colour is the {final} that the search's model forecasts for a schedule with that peak and warm-up "
+        "duration; it fades where no trial is near. Discs ran to the end and have the colour of their {final}; "
         "squares were stopped early and have that of their forecast; crosses became unstable. At the solid line half "
         "of the schedules are expected to become unstable, at the dashed ones 10% and 90%; the fewer the trials, the "
         "farther apart these are.",
@@ -46,12 +47,12 @@ PICTURES = {
         "stability as lines, stable trials as discs and squares, unstable ones as crosses.",
     ),
     "duration": Picture(
-        "Warm-up duration and final loss",
+        "Warm-up duration and {final}",
         "The line is the forecast at one peak, on the search's seed; circles are that seed's trials, each at its own "
         "peak; dots are fresh seeds, which differ among themselves. To compare schedules, look at the paired "
         "differences, where there are any: both schedules ran on each seed, and an interval that excludes 0 is more "
         "than noise.",
-        "Warm-up duration against final loss: the forecast with its range, the trials, and the paired differences.",
+        "Warm-up duration against {final}: the forecast with its range, the trials, and the paired differences.",
     ),
     "loss_curves": Picture(
         "Loss curves",
@@ -66,7 +67,7 @@ PICTURES = {
         "Learning rate by optimizer step for every schedule tried, coloured by outcome.",
     ),
 }
-"""In the page's order."""
+"""In the page's order; ``{final}`` stands for what trials are judged by, such as "final loss"."""
 
 
 def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
@@ -84,7 +85,7 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         undefined=StrictUndefined,
     )
     environment.filters |= {"loss": _loss, "signed": signed, "lr": _rate, "duration": _duration}
-    finals, verdict = final_losses(result), result.verdict
+    verdict, objective = result.verdict, result.config.objective
     template = environment.get_template("report.html.j2")
     return template.render(
         result=result,
@@ -94,20 +95,26 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         headline=HEADLINES[verdict.kind],
         study=Path(result.study).name,
         loss_name=result.loss_name,
+        judged_by=result.judged_by,
+        objective=objective,
         gain=result.gain,
         searched=verdict.searched if verdict.kind == "tie" else None,
         on_search_seed=_on_search_seed(result),
         code=_code(result.schedule),
         seeds=_seeds(result),
         pairs=_pairs(result),
-        pictures=[(name, text, _inline(pictures[name])) for name, text in PICTURES.items()],
+        pictures=[(name, _named(picture, objective), _inline(pictures[name])) for name, picture in PICTURES.items()],
         instabilities=_instabilities(result),
         failures=[record for record in result.records if record.outcome == "failed"],
-        finals=finals,
-        trials=sorted(result.records, key=lambda record: _best_first(record, finals.get(record.number))),
+        finals=final_losses(result),
+        trials=sorted(result.records, key=lambda record: _best_first(record, objective)),
         outcomes=_outcomes(result),
         cost=result.cost,
     )
+
+
+def _named(picture: Picture, objective: Objective) -> Picture:
+    return Picture(*(text.format(final=f"final {objective.name}") for text in picture))
 
 
 def _code(schedule: Schedule | None) -> str | None:
@@ -175,12 +182,13 @@ def _instabilities(result: TuneResult) -> list[tuple[TrialRecord, Instability]]:
     return found
 
 
-def _best_first(record: TrialRecord, final: float | None) -> tuple[float, ...]:
-    """Completed trials by final loss, then the others: pruned, unstable, failed, and the probes last."""
+def _best_first(record: TrialRecord, objective: Objective) -> tuple[float, ...]:
+    """Completed trials, the best first, then the others: pruned, unstable, failed, and the probes last."""
     if record.role == "probe":
         return (4, record.number)
     if record.outcome == "completed":
-        return (0, math.inf if final is None else final, record.number)
+        final = record.final_loss
+        return (0, math.inf if final is None else objective.shown(final), record.number)
     place = ("pruned", "unstable", "failed").index(record.outcome) + 1
     return (
         place,

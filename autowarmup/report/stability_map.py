@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
 from autowarmup.report.boundary import Boundary
 from autowarmup.report.ground import (
@@ -51,6 +52,7 @@ from autowarmup.report.variations import usual_schedule
 from autowarmup.search.trials import COMPARED
 from autowarmup.study.forecast import Forecast, Traces
 from autowarmup.study.result import TrialRecord, TuneResult
+from autowarmup.training.objective import Objective
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -68,7 +70,8 @@ def stability_map(result: TuneResult, traces: Traces) -> Figure:
         return notice("No trial says anything about stability.")
     forecast, boundary = Forecast.of(result, traces), fit_boundary(result)
     shown = {record.number for record in records}
-    finals = {number: loss for number, loss in final_losses(result).items() if number in shown}
+    objective = result.config.objective
+    finals = {number: objective.shown(final) for number, final in final_losses(result).items() if number in shown}
     figure, axes, bar = _map_canvas(bool(finals))
     _map_axes(axes, result, records)
     grid, image = Grid.of(axes), np.ones((ROWS, COLUMNS, 3))
@@ -79,7 +82,7 @@ def stability_map(result: TuneResult, traces: Traces) -> Figure:
         image = coloured(losses, doubt, norm)
         draw_levels(axes, grid, losses, norm)
         axes.grid(visible=False)
-    handles = _draw_stable(axes, records, finals, forecast, norm)
+    handles = _draw_stable(axes, records, finals, forecast, norm, objective)
     handles += _draw_unstable(axes, records)
     if boundary:
         chance = grid.chance(boundary)
@@ -90,7 +93,7 @@ def stability_map(result: TuneResult, traces: Traces) -> Figure:
     handles += _draw_landmarks(axes, result, records)
     draw_ground(axes, image)
     if norm and bar:
-        _colour_bar(figure, bar, norm, f"final {result.loss_name}")
+        _colour_bar(figure, bar, norm, result)
     told = _ground_in_words(result) if forecast else "No forecast: no two schedules can be compared"
     title(axes, _finding(records, boundary), told)
     legend(figure, handles, columns=3)
@@ -113,7 +116,8 @@ def fit_boundary(result: TuneResult) -> Boundary | None:
     The current schedule goes on though its loss has collapsed; a run that ends no better than the trivial predictor
     tells nothing.
     """
-    finals, trivial = final_losses(result), result.config.trivial_loss
+    finals = final_losses(result)
+    trivial = result.config.trivial_loss if result.config.objective.is_loss else None
     told = [
         record
         for record in result.records
@@ -154,9 +158,12 @@ def _map_axes(axes: Axes, result: TuneResult, records: Sequence[TrialRecord]) ->
     duration_scale(axes, "y", max(longest, searched), config.horizon)
 
 
-def _colour_bar(figure: Figure, axes: Axes, norm: Normalize, label: str) -> None:
+def _colour_bar(figure: Figure, axes: Axes, norm: Normalize, result: TuneResult) -> None:
+    """The colours' values, the best at the bottom; in the objective's own sign."""
     bar = figure.colorbar(ScalarMappable(norm, LOSSES), cax=axes, extend="max")
-    bar.set_label(label, size=9.5, color=INK)
+    if (objective := result.config.objective).better == "higher":
+        bar.formatter = FuncFormatter(lambda value, _: f"{objective.shown(value):.4g}")
+    bar.set_label(f"final {result.loss_name}", size=9.5, color=INK)
     bar.ax.tick_params(which="both", labelsize=8.5, color=GREY)
     bar.outline.set_visible(False)
 
@@ -190,6 +197,7 @@ def _draw_stable(
     finals: Mapping[int, float],
     forecast: Forecast | None,
     norm: Normalize | None,
+    objective: Objective,
 ) -> list[Artist]:
     """Discs for final losses, squares for forecasts of those that were stopped early, empty circles for no loss."""
     stable = [record for record in records if record.outcome != "unstable"]
@@ -198,7 +206,7 @@ def _draw_stable(
         expected = forecast.losses([record.schedule for record in pruned]).median.tolist()
         losses |= dict(zip((record.number for record in pruned), expected, strict=True))
     groups: list[tuple[str, str, dict[str, Any]]] = [
-        ("completed", "ran to the end: its final loss", {"marker": "o", "s": 95, "zorder": 4}),
+        ("completed", f"ran to the end: its final {objective.name}", {"marker": "o", "s": 95, "zorder": 4}),
         ("pruned", "stopped early: its forecast", {"marker": "s", "s": 42, "zorder": 3}),
     ]
     handles: list[Artist] = []

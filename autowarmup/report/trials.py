@@ -9,7 +9,8 @@ from autowarmup.study.result import TrialRecord, TuneResult
 
 
 def final_losses(result: TuneResult) -> dict[int, float]:
-    """The final losses of the trials that ran to their end, by number, where they are finite."""
+    """The final losses of the trials that ran to their end, by number, where they are finite; the final values of
+    another objective."""
     return {r.number: r.final_loss for r in result.records if r.role != "probe" and r.final_loss is not None}
 
 

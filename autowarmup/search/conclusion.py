@@ -9,6 +9,7 @@ from autowarmup.search.config import TuneConfig
 from autowarmup.search.confirmation import FAR_BEHIND, Challenger, Confirmation, Pair
 from autowarmup.search.trial_state import TrialState
 from autowarmup.search.verdict import CURRENT, TUNED, Comparison, Interval, Verdict
+from autowarmup.training.objective import Objective
 
 
 def concluded(
@@ -33,11 +34,11 @@ def concluded(
             return Verdict(kind="nothing stable", candidate=None, schedule=None, message=_nothing(best), **common)
         return _keep(current, _no_challenger(config, current, best, broke=confirmation.broke), **common)
     pairs = confirmation.pairs(challenger.candidate)
-    compared = _comparisons(challenger, current, pairs, confirmation)
+    compared = _comparisons(config.objective, challenger, current, pairs, confirmation)
     standing, posterior = confirmation.standing(challenger), confirmation.posterior(challenger)
     handed_back = {"candidate": challenger.candidate, "schedule": challenger.schedule, "comparisons": compared}
     if standing == "better":
-        return Verdict(kind="tuned", message=_shown(current, pairs, compared), **handed_back, **common)
+        return Verdict(kind="tuned", message=_shown(config, current, pairs, compared), **handed_back, **common)
     if standing == "undecided" and (posterior is None or posterior.mean < -confirmation.worth(challenger)):
         return Verdict(
             kind="leaning", message=_expected(config, current, challenger, compared), **handed_back, **common
@@ -58,9 +59,13 @@ def _keep(current: TrialState, message: str, **found: object) -> Verdict:
 
 
 def _comparisons(
-    challenger: Challenger, current: TrialState, pairs: Sequence[Pair], confirmation: Confirmation
+    objective: Objective,
+    challenger: Challenger,
+    current: TrialState,
+    pairs: Sequence[Pair],
+    confirmation: Confirmation,
 ) -> tuple[Comparison, ...]:
-    """The two schedules on the fresh seeds."""
+    """The two schedules on the fresh seeds, in the objective's own sign."""
     if not pairs:
         return ()
     posterior = confirmation.posterior(challenger)
@@ -73,12 +78,16 @@ def _comparisons(
             candidate=candidate,
             name=name,
             schedule=schedule,
-            final_losses=tuple(None if run is None else run.final_loss for run in runs),
+            final_losses=tuple(_shown_final(objective, run) for run in runs),
             unstable=sum(run is not None and run.outcome == "unstable" for run in runs),
-            interval=Interval.of(posterior) if posterior and name == CURRENT else None,
+            interval=Interval.of(posterior, objective) if posterior and name == CURRENT else None,
         )
         for name, candidate, schedule, runs in sides
     )
+
+
+def _shown_final(objective: Objective, run: TrialState | None) -> float | None:
+    return None if run is None or run.final_loss is None else objective.shown(run.final_loss)
 
 
 def _nothing(best: TrialState | None) -> str:
@@ -96,16 +105,17 @@ def _no_challenger(config: TuneConfig, current: TrialState, best: TrialState | N
     if gain <= 0:
         return "The search has nothing better than the current schedule."
     return (
-        f"The best schedule that was found ends {gain:.4g} lower than the current one on the search's seed, which "
-        f"favours it. That is within the noise, or less than {config.margin:.2%} of the loss, which doesn't matter."
+        f"The best schedule that was found ends {gain:.4g} {config.objective.better} than the current one on the "
+        f"search's seed, which favours it. That is within the noise, or less than {config.margin:.2%} of the "
+        f"{config.objective.name}, which doesn't matter."
     )
 
 
-def _shown(current: TrialState, pairs: Sequence[Pair], compared: Sequence[Comparison]) -> str:
+def _shown(config: TuneConfig, current: TrialState, pairs: Sequence[Pair], compared: Sequence[Comparison]) -> str:
     interval, lost = compared[1].interval, compared[1].unstable
     told = []
-    if interval is not None and interval.mean < 0.0:
-        told.append(f"The tuned schedule beats the current one by {_in_words(interval)}.")
+    if interval is not None and config.objective.shown(interval.mean) < 0.0:
+        told.append(f"The tuned schedule beats the current one by {_in_words(config, interval)}.")
     if lost:
         told.append(f"The current schedule became unstable on {_seeds(lost)}, where the tuned one is stable.")
     if current.outcome == "unstable":
@@ -113,9 +123,10 @@ def _shown(current: TrialState, pairs: Sequence[Pair], compared: Sequence[Compar
     ahead = [pair.ahead_halfway for pair in pairs if pair.difference is None and pair.far_ahead]
     if ahead:
         told.append(
-            f"On {_seeds(len(ahead))} the current schedule was {sum(ahead) / len(ahead):.4g} behind the tuned one "
-            f"halfway, more than {FAR_BEHIND:g} times as much as their difference moves from one evaluation to the "
-            f"next. From there it doesn't catch up, so these runs ended there."
+            f"On {_seeds(len(ahead))} the current schedule was {sum(ahead) / len(ahead):.4g} in "
+            f"{config.objective.name} behind the tuned one halfway, more than {FAR_BEHIND:g} times as much as their "
+            f"difference moves from one evaluation to the next. From there it doesn't catch up, so these runs "
+            f"ended there."
         )
     return " ".join(told)
 
@@ -124,30 +135,32 @@ def _expected(config: TuneConfig, current: TrialState, challenger: Challenger, c
     if compared and compared[1].interval is not None:
         return (
             f"The tuned schedule is expected to be better than the current one, which is not shown: by "
-            f"{_in_words(compared[1].interval)}."
+            f"{_in_words(config, compared[1].interval)}."
         )
     why = (
         "no pairs of runs were asked for" if not config.confirm_seeds else "the budget ended before a pair of runs did"
     )
     by = ""
     if current.final_loss is not None and math.isfinite(challenger.loss):
-        by = f" by {current.final_loss - challenger.loss:.4g} in final loss on the search's seed, which favours it"
+        ahead = f"{current.final_loss - challenger.loss:.4g} in final {config.objective.name}"
+        by = f" by {ahead} on the search's seed, which favours it"
     return f"The tuned schedule is expected to be better than the current one{by}; {why}, so this is not shown."
 
 
 def _no_better(config: TuneConfig, compared: Sequence[Comparison]) -> str:
     interval = compared[1].interval
-    found = "" if interval is None else f", by {_in_words(interval)}"
+    found = "" if interval is None else f", by {_in_words(config, interval)}"
     return (
         f"What the search found is not expected to be better than the current schedule by more than "
-        f"{config.margin:.2%} of the loss{found}."
+        f"{config.margin:.2%} of the {config.objective.name}{found}."
     )
 
 
-def _in_words(interval: Interval) -> str:
+def _in_words(config: TuneConfig, interval: Interval) -> str:
+    mean, low, high = config.objective.shown_range(interval.mean, interval.low, interval.high)
     return (
-        f"{-interval.mean:.4g} in final loss, {interval.confidence:.0%} interval {-interval.high:.4g} to "
-        f"{-interval.low:.4g} over {_seeds(len(interval.differences))}"
+        f"{-mean:.4g} in final {config.objective.name}, {interval.confidence:.0%} interval "
+        f"{-high:.4g} to {-low:.4g} over {_seeds(len(interval.differences))}"
     )
 
 

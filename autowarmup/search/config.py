@@ -13,6 +13,7 @@ from autowarmup.schedule.ranges import Rate
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import Beta2
 from autowarmup.schedule.space import SearchSpace
+from autowarmup.training.objective import LOSS, Objective
 from autowarmup.values import Frozen, Number, Whole
 
 EVALUATIONS = 20
@@ -59,6 +60,7 @@ class TuneConfig(Frozen):
             whenever there is room.
         steps_per_epoch: optimizer steps of an epoch, >= 1; needed where the space gives durations in epochs.
         trivial_loss: the loss of the best predictor that ignores its input; None where it is not known.
+        objective: what schedules are judged by.
         detectors: the settings of the instability detectors.
         task: a description of what is trained; a study of another task is refused.
     """
@@ -76,6 +78,7 @@ class TuneConfig(Frozen):
     cohort: Cohort | None = None
     steps_per_epoch: Whole | None = Field(default=None, ge=1)
     trivial_loss: Number | None = None
+    objective: Objective = LOSS
     detectors: Detectors = Field(default_factory=Detectors)
     task: dict[str, Any] = Field(default_factory=dict)
 

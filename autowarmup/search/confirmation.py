@@ -19,7 +19,6 @@ from autowarmup.search.config import TuneConfig
 from autowarmup.search.pairs import NoisePrior, Posterior, expected_noise, jitter
 from autowarmup.search.trial_state import TrialState
 from autowarmup.seeds import derive_seed
-from autowarmup.training.trace import marks
 
 FAR_BEHIND = 5.0
 """A current schedule that is behind halfway by this many times the jitter of the difference there doesn't catch up: in
@@ -105,7 +104,7 @@ class Pair:
         """The noise that its runs let expect, in units of the loss. Both must have been trained halfway."""
         assert self.challenger is not None
         assert self.current is not None
-        return expected_noise(self.challenger.trace, self.current.trace, self.every)
+        return expected_noise(self.challenger.trace, self.current.trace, self.every, self.challenger.objective)
 
     @property
     def ahead_halfway(self) -> float:
@@ -121,7 +120,9 @@ class Pair:
         if self.challenger is None or self.current is None or self.ahead_halfway <= 0.0:
             return False
         traces = self.challenger.trace, self.current.trace
-        return self.ahead_halfway > FAR_BEHIND * jitter(*traces, self.every, BEFORE_HALFWAY, self.halfway)
+        return self.ahead_halfway > FAR_BEHIND * jitter(
+            *traces, self.every, BEFORE_HALFWAY, self.halfway, self.challenger.objective
+        )
 
     @property
     def undecided_halfway(self) -> bool:
@@ -140,7 +141,7 @@ class Pair:
         return self.challenger.final_loss - self.current.final_loss
 
     def _halfway(self, trial: TrialState) -> float | None:
-        scores = [mark.score for mark in marks(trial.trace, self.every) if mark.step == self.halfway]
+        scores = [mark.score for mark in trial.objective.marks(trial.trace, self.every) if mark.step == self.halfway]
         return scores[0] if scores and math.isfinite(scores[0]) else None
 
 

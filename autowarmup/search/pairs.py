@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from autowarmup.training.trace import Trace, marks
+from autowarmup.training.objective import LOSS, Objective
+from autowarmup.training.trace import Trace
 from autowarmup.values import Frozen
 
 LAST = 11
@@ -105,7 +106,7 @@ class Posterior(Frozen):
         return noises, weights / weights.sum()
 
 
-def expected_noise(first: Trace, second: Trace, every: int) -> float:
+def expected_noise(first: Trace, second: Trace, every: int, objective: Objective = LOSS) -> float:
     """The noise to expect of a pair, in units of the loss, from two trials under one seed: twice the
     :func:`jitter` of the last half of a run. Measured on the tables of the search benchmark: the noise of their pairs
     is around it with a standard deviation of its logarithm of 0.95 (docs/search.md).
@@ -114,14 +115,17 @@ def expected_noise(first: Trace, second: Trace, every: int) -> float:
         first: what one trial recorded, from its start.
         second: the same of the other.
         every: optimizer steps between two evaluations.
+        objective: what they are judged by.
 
     Returns:
         A number above 0.
     """
-    return FACTOR * jitter(first, second, every, LAST)
+    return FACTOR * jitter(first, second, every, LAST, objective=objective)
 
 
-def jitter(first: Trace, second: Trace, every: int, last: int, until: float = math.inf) -> float:
+def jitter(
+    first: Trace, second: Trace, every: int, last: int, until: float = math.inf, objective: Objective = LOSS
+) -> float:
     """The standard deviation of the steps that the difference of two trials' losses takes from one evaluation to the
     next, over the square root of two: that of the evaluations, where they were independent.
 
@@ -131,6 +135,7 @@ def jitter(first: Trace, second: Trace, every: int, last: int, until: float = ma
         every: optimizer steps between two evaluations.
         last: how many evaluations to take, the last ones that both have, >= 2.
         until: take none after this step.
+        objective: what they are judged by.
 
     Returns:
         A number above 0, in units of the loss.
@@ -143,8 +148,8 @@ def jitter(first: Trace, second: Trace, every: int, last: int, until: float = ma
         >>> round(jitter(trace([1.0, 0.8, 0.7, 0.6]), trace([1.1, 1.0, 0.8, 0.8]), every=1, last=4), 3)
         0.071
     """
-    losses = {mark.step: mark.loss for mark in marks(first, every) if mark.step <= until}
-    common = [losses[mark.step] - mark.loss for mark in marks(second, every) if mark.step in losses]
+    losses = {mark.step: mark.loss for mark in objective.marks(first, every) if mark.step <= until}
+    common = [losses[mark.step] - mark.loss for mark in objective.marks(second, every) if mark.step in losses]
     steps = np.diff([difference for difference in common if math.isfinite(difference)][-last:])
     size = max((abs(loss) for loss in losses.values() if math.isfinite(loss)), default=0.0)
     found = float(np.sqrt(np.mean(steps**2) / 2.0)) if len(steps) else 0.0

@@ -186,7 +186,7 @@ class Search:
     def _as_challenger(self, trial: TrialState) -> Challenger:
         others = [other for other in self._on_search_seed if other is not trial and other.end]
         nearest = max(others, key=lambda other: (other.end, -_final(other)), default=trial)
-        noise = expected_noise(trial.trace, nearest.trace, self.config.eval_every)
+        noise = expected_noise(trial.trace, nearest.trace, self.config.eval_every, self.config.objective)
         return Challenger(trial.spec.candidate, trial.schedule, _final(trial), noise)
 
     def _at_half_its_peak(self, challenger: Challenger) -> Challenger | None:
@@ -202,7 +202,7 @@ class Search:
         current = self._current
         if current is None or current.final_loss is None:
             return True
-        noise = expected_noise(trial.trace, current.trace, self.config.eval_every)
+        noise = expected_noise(trial.trace, current.trace, self.config.eval_every, self.config.objective)
         worth = max(AHEAD * noise, self.config.margin * abs(current.final_loss))
         return _final(trial) < current.final_loss - worth
 
@@ -281,7 +281,7 @@ class Search:
             stop_only_on_nonfinite=stop_only_on_nonfinite,
             params=params or {},
         )
-        trial = TrialState(spec)
+        trial = TrialState(spec, objective=self.config.objective)
         self._trials.append(trial)
         return trial
 

@@ -22,7 +22,8 @@ import numpy as np
 
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.prior import Prior
-from autowarmup.training.trace import Trace, marks
+from autowarmup.training.objective import LOSS, Objective
+from autowarmup.training.trace import Trace
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -51,7 +52,9 @@ class Evidence:
         return self.scores[-1][0] if self.scores else 0
 
 
-def scores(trace: Trace, horizon: int, every: int, trivial_loss: float | None) -> tuple[tuple[int, float], ...]:
+def scores(
+    trace: Trace, horizon: int, every: int, trivial_loss: float | None, objective: Objective = LOSS
+) -> tuple[tuple[int, float], ...]:
     """A trial's scores: for each evaluation its step and a number that ranks trials at that step, lower being better.
 
     At the horizon the score is the validation loss. Before, it is the validation loss of the averaged weights, which
@@ -59,11 +62,15 @@ def scores(trace: Trace, horizon: int, every: int, trivial_loss: float | None) -
     learning rate that is too high gets near the trivial loss first, and then stays there. So it is extrapolated along
     its slope. Before the first evaluation, the score is the mean training loss of every ``every`` steps.
 
+    Where another metric than the loss is the objective, the scores are its values alone, those of averaged weights
+    before the horizon where there are any.
+
     Args:
         trace: what the trial recorded, from its start.
         horizon: the length of its schedule in optimizer steps.
         every: optimizer steps between two scores before the first evaluation.
         trivial_loss: the loss of the best predictor that ignores its input; None where it is not known.
+        objective: what trials are judged by.
 
     Example:
         >>> from autowarmup.training.trace import Evaluation
@@ -72,9 +79,11 @@ def scores(trace: Trace, horizon: int, every: int, trivial_loss: float | None) -
         >>> scores(trace, horizon=100, every=10, trivial_loss=None), scores(trace, 20, 10, None)
         (((10, 1.1), (20, 0.9)), ((10, 1.1), (20, 0.8)))
     """
+    if not objective.is_loss:
+        trivial_loss = None
     found: list[tuple[int, float]] = []
     earlier: tuple[int, float] | None = None
-    for step, averaged, raw in marks(trace, every):
+    for step, averaged, raw in objective.marks(trace, every):
         if step == horizon:
             found.append((step, raw))
         elif trivial_loss is None or earlier is None or averaged <= trivial_loss:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.pairs import Posterior
+from autowarmup.training.objective import LOSS, Objective
 from autowarmup.values import Frozen
 
 CONFIDENCE = 0.95
@@ -19,10 +20,11 @@ TUNED, CURRENT = "tuned", "current"
 
 
 class Interval(Frozen):
-    """A paired comparison: final validation loss of one schedule minus another's, seed by seed.
+    """A paired comparison: the final loss, or the final value of another objective, of one schedule minus another's,
+    seed by seed.
 
-    Negative: the first is better. ``low`` and ``high`` bound the mean difference at the given confidence; see
-    :mod:`autowarmup.search.pairs`.
+    Negative: the first is better; with an objective that is maximized, positive. ``low`` and ``high`` bound the mean
+    difference at the given confidence; see :mod:`autowarmup.search.pairs`.
 
     Example:
         >>> from autowarmup.search.pairs import NoisePrior
@@ -39,10 +41,11 @@ class Interval(Frozen):
     differences: tuple[float, ...]
 
     @classmethod
-    def of(cls, posterior: Posterior) -> Self:
-        """The interval of what pairs say."""
-        low, high = posterior.interval(STOPPED_EARLY)
-        return cls(mean=posterior.mean, low=low, high=high, confidence=CONFIDENCE, differences=posterior.differences)
+    def of(cls, posterior: Posterior, objective: Objective = LOSS) -> Self:
+        """The interval of what pairs say, in the sign of the objective that they are judged by."""
+        mean, low, high = objective.shown_range(posterior.mean, *posterior.interval(STOPPED_EARLY))
+        differences = tuple(map(objective.shown, posterior.differences))
+        return cls(mean=mean, low=low, high=high, confidence=CONFIDENCE, differences=differences)
 
 
 class Comparison(Frozen):
@@ -52,8 +55,8 @@ class Comparison(Frozen):
         candidate: its number in the study.
         name: ``"tuned"`` or ``"current"``.
         schedule: what it applied.
-        final_losses: final validation losses seed by seed, None where the run didn't get to its horizon: it became
-            unstable, or was stopped since the pair was decided.
+        final_losses: final validation losses seed by seed, or final values of another objective, None where the run
+            didn't get to its horizon: it became unstable, or was stopped since the pair was decided.
         unstable: how many of its runs became unstable.
         interval: the searched schedule minus this one; None for the searched one itself, and where a pair was decided
             before its end.

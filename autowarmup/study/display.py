@@ -47,7 +47,7 @@ class LogLines(Silent):
     """A line at the start, for each trial that ended, and every half minute in between."""
 
     def started(self, config: TuneConfig, folder: Path, budget: int) -> None:
-        self._standing = Standing(budget, config.horizon)
+        self._standing = Standing(budget, config.horizon, config.objective)
         self._found = 0
         self._due = time.monotonic() + LINE_S
         _say(f"study {folder}: at most {budget / config.horizon:.1f} runs of {config.horizon:,} steps")
@@ -72,7 +72,7 @@ class LogLines(Silent):
             return
         best = self._standing.best
         if best is not None:
-            what += f"; best so far {best.describe()}" if best is not before else f"; best {best.loss:.4g}"
+            what += f"; best so far {best.describe()}" if best is not before else f"; best {best.value:.4g}"
         self._tell(what)
 
     def nothing_trained(self, folder: Path, finished_at: float) -> None:
@@ -115,7 +115,7 @@ class LiveDisplay(Silent):
         return len(self._drawn) if self._live.is_started else 0
 
     def started(self, config: TuneConfig, folder: Path, budget: int) -> None:
-        self._standing = Standing(budget, config.horizon)
+        self._standing = Standing(budget, config.horizon, config.objective)
         self._live.start()
         self._draw()
 

@@ -37,6 +37,7 @@ def gain_of(result: TuneResult, traces: Traces) -> Gain | None:
         ),
         without_warmup=_expected(_changed(tuned, **WITHOUT_WARMUP), result, forecast),
         margin=verdict.margin,
+        objective=result.config.objective,
     )
 
 
@@ -77,7 +78,7 @@ def _changed(schedule: Schedule, **settings: Any) -> Schedule:
 def _current(schedule: Schedule, result: TuneResult, traces: Traces, forecast: Forecast | None) -> Expected:
     by_pairs = dict(current_by_pairs(result, traces))
     if (loss := by_pairs.get(schedule.horizon)) is not None:
-        return Expected(schedule=schedule, source="pairs", loss=loss)
+        return Expected(schedule=schedule, source="pairs", loss=result.config.objective.shown(loss))
     return _expected(schedule, result, forecast)
 
 
@@ -95,5 +96,6 @@ def _expected(schedule: Schedule, result: TuneResult, forecast: Forecast | None)
         losses = forecast.losses([schedule])
         loss, low, high = (float(part[0]) for part in (losses.median, losses.low, losses.high))
         if all(map(math.isfinite, (loss, low, high))):
+            loss, low, high = result.config.objective.shown_range(loss, low, high)
             return Expected(schedule=schedule, source="forecast", loss=loss, low=low, high=high)
     return Expected(schedule=schedule, source="unknown")

@@ -112,7 +112,9 @@ def _evidence(result: TuneResult, record: TrialRecord, traces: Traces) -> Eviden
         seed=record.seed,
         schedule=record.schedule,
     )
-    trial = TrialState(spec, traces[record.number], record.instability, record.error, record.outcome)
+    trial = TrialState(
+        spec, traces[record.number], record.instability, record.error, record.outcome, result.config.objective
+    )
     if record.outcome == "failed":
         return Evidence(record.schedule, ())
     found = trial.evidence(result.config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from autowarmup.schedule.schedule import Schedule
+from autowarmup.training.objective import LOSS, Objective
 from autowarmup.values import Frozen
 
 
@@ -63,7 +64,7 @@ class Exchange(Frozen):
 
 class Gain(Frozen):
     """What the difference between the tuned schedule and the current one is made of. All losses are final losses on the
-    search's seed.
+    search's seed, or final values of another metric that is the objective, in its own sign.
 
     Args:
         tuned: the tuned schedule; in a tie, the best one that was found.
@@ -71,6 +72,7 @@ class Gain(Frozen):
         exchanges: the parts in which they differ, each exchanged alone.
         without_warmup: the tuned schedule with no warm-up.
         margin: the smallest difference that matters, as a share of the loss.
+        objective: what the schedules are judged by.
     """
 
     tuned: Expected
@@ -78,6 +80,7 @@ class Gain(Frozen):
     exchanges: tuple[Exchange, ...]
     without_warmup: Expected
     margin: float
+    objective: Objective = LOSS
 
     def lines(self) -> list[str]:
         """The schedules and the exchanges, one line each."""
@@ -109,19 +112,22 @@ class Gain(Frozen):
             )
         if without.loss is None or tuned.loss is None:
             return f"Not known: too little was trained to say how a run without a warm-up would end {at}."
-        worth, more = self.margin * abs(tuned.loss), without.loss - tuned.loss
+        worth, more = self.margin * abs(tuned.loss), abs(without.loss - tuned.loss)
+        best = self.objective.shown(tuned.loss)
         if without.source == "run":
-            if more > worth:
-                return f"Yes: {at} the run without a warm-up ended {more:.3g} higher, at {without.loss:.4g}."
+            if self.objective.shown(without.loss) > best + worth:
+                way = "higher" if without.loss > tuned.loss else "lower"
+                return f"Yes: {at} the run without a warm-up ended {more:.3g} {way}, at {without.loss:.4g}."
             return (
                 f"No: {at} the run without a warm-up ended at {without.loss:.4g}, the one with it at {tuned.loss:.4g}."
             )
         assert without.low is not None
         assert without.high is not None
         answer = "Not clear"
-        if without.low > tuned.loss + worth:
+        _, low, high = self.objective.shown_range(without.loss, without.low, without.high)
+        if low > best + worth:
             answer = "Probably"
-        elif without.high <= tuned.loss + worth:
+        elif high <= best + worth:
             answer = "Probably not"
         return (
             f"{answer}: {at} a run without a warm-up is expected to end at {without.describe()}, the one with it at "

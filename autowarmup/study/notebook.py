@@ -27,6 +27,7 @@ def result_html(
     gain: Gain | None,
     *,
     loss_name: str,
+    judged_by: str,
     costs: Sequence[str],
     warnings: Sequence[str],
     study: Path,
@@ -40,6 +41,7 @@ def result_html(
         extrapolation: how that was extrapolated, where it was.
         gain: what the difference between tuned and current schedule is made of, where it is known.
         loss_name: what the final losses are, such as ``"validation loss"``.
+        judged_by: the same with the direction of a metric.
         costs: lines about trials and cost.
         warnings: what makes the findings doubtful, one sentence each.
         study: the study's folder. Where its pictures are gone, the rest is shown without them.
@@ -57,6 +59,7 @@ def result_html(
         gain=gain,
         searched=verdict.searched if verdict.kind == "tie" else None,
         loss_name=loss_name,
+        judged_by=judged_by,
         costs=costs,
         warnings=warnings,
         pictures=[(title, _inline(path)) for title, path in _pictures(study)],

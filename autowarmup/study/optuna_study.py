@@ -24,20 +24,22 @@ def optuna_study(config: TuneConfig, peaks: PeakRange, trials: Sequence[StoredTr
     ==============  ==================================================================================================
     completed       COMPLETE, with the final loss as its value
     pruned          PRUNED
-    unstable        COMPLETE, with the highest loss of the study as its value and the severity of the instability as
+    unstable        COMPLETE, with the worst loss of the study as its value and the severity of the instability as
                     the constraint ``instability``. As failures, samplers would ignore them and propose them again.
     failed          FAIL
     ==============  ==================================================================================================
 
-    Intermediate values are validation losses, of averaged weights where there are any.
+    Where another metric than the loss is the objective, its values are taken, in its direction. Intermediate values are
+    validation losses, of averaged weights where there are any.
 
     Args:
         config: the study's configuration.
         peaks: the range of peaks that was searched.
         trials: the study's trials.
     """
-    study = optuna.create_study(direction="minimize")
-    worst = max((loss for trial in trials for loss in _losses(trial)), default=0.0)
+    objective = config.objective
+    study = optuna.create_study(direction=objective.direction)
+    worst = objective.shown(max((loss for trial in trials for loss in _losses(trial)), default=0.0))
     for trial in trials:
         if trial.outcome is not None and (params := _params(config, peaks, trial)) is not None:
             study.add_trial(_frozen(trial, params, _distributions(config, peaks, params), worst))
@@ -64,7 +66,9 @@ def _frozen(
 ) -> FrozenTrial:
     severity = trial.instability.severity if trial.instability else 0.0
     attributes = {"number": trial.spec.number, "outcome": trial.outcome, "severity": severity}
-    scores = {e.step: e.score for e in trial.trace.evaluations if math.isfinite(e.score)}
+    objective = trial.objective
+    scores = {e.step: objective.shown(objective.averaged(e)) for e in trial.trace.evaluations}
+    scores = {step: score for step, score in scores.items() if math.isfinite(score)}
     common: dict[str, Any] = {"params": params, "distributions": distributions, "user_attrs": attributes}
     if trial.outcome == "failed":
         return create_trial(state=TrialState.FAIL, **common)
@@ -73,11 +77,13 @@ def _frozen(
         return create_trial(value=worst, **common)
     if trial.outcome == "pruned":
         return create_trial(state=TrialState.PRUNED, value=[*scores.values()][-1] if scores else None, **common)
-    return create_trial(value=trial.final_loss, **common)
+    return create_trial(value=None if trial.final_loss is None else objective.shown(trial.final_loss), **common)
 
 
 def _losses(trial: StoredTrial) -> list[float]:
-    losses = [*trial.trace.loss.tolist(), *(evaluation.val_loss for evaluation in trial.trace.evaluations)]
+    losses = [trial.objective.of(evaluation) for evaluation in trial.trace.evaluations]
+    if trial.objective.is_loss:
+        losses += trial.trace.loss.tolist()
     return [loss for loss in losses if math.isfinite(loss)]
 
 

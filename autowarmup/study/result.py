@@ -21,7 +21,7 @@ from autowarmup.search.verdict import Verdict
 from autowarmup.study.folder import write_file
 from autowarmup.study.gain import Gain
 from autowarmup.study.store import StoredTrial, StudyStore
-from autowarmup.training.trace import Outcome, Trace, is_validated
+from autowarmup.training.trace import Outcome, Trace
 from autowarmup.values import Frozen, explain
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ class TrialRecord(Frozen):
         steps: optimizer steps that it trained.
         val_loss: its last validation loss with the raw weights; None where there is none, or it is not finite.
         val_loss_ema: the same with averaged weights.
+        value: the last value of what it is judged by, with the raw weights, in its own sign; None as for ``val_loss``.
         early_loss: its training loss after a quarter of its schedule; None where it didn't get there or isn't finite.
-        final_loss: what it is judged by; None where it didn't get to its end, or the loss is not finite.
+        final_loss: what it is judged by, in its own sign; None where it didn't get to its end, or it is not finite.
         validated: whether that is a validation loss; where a loop didn't validate at its end it is the training loss.
         instability: the instability that ended it, if any.
         events: instabilities that didn't end it, such as spikes that recovered.
@@ -65,6 +66,7 @@ class TrialRecord(Frozen):
     steps: int
     val_loss: float | None
     val_loss_ema: float | None
+    value: float | None
     early_loss: float | None
     final_loss: float | None
     validated: bool
@@ -88,9 +90,10 @@ class TrialRecord(Frozen):
             steps=len(trial.trace),
             val_loss=_finite(last.val_loss) if last else None,
             val_loss_ema=_finite(last.val_loss_ema) if last else None,
+            value=_finite(trial.objective.shown(trial.objective.of(last))) if last else None,
             early_loss=_finite(float(early[0])) if len(early) else None,
-            final_loss=None if trial.final_loss is None else _finite(trial.final_loss),
-            validated=is_validated(trial.trace),
+            final_loss=None if trial.final_loss is None else _finite(trial.objective.shown(trial.final_loss)),
+            validated=trial.trace.final_evaluation is not None,
             instability=trial.instability,
             events=trial.events,
             error=trial.error,
@@ -168,8 +171,8 @@ class TuneResult(Frozen):
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A table with one row for each trial: its schedule, its outcome, its losses, and where an instability began.
-        The index is the trial's number."""
+        """A table with one row for each trial: its schedule, its outcome, its losses, its last value of the
+        objective, and where an instability began. The index is the trial's number."""
         import pandas as pd
 
         rows = []
@@ -189,6 +192,7 @@ class TuneResult(Frozen):
                     "steps": record.steps,
                     "val_loss": record.val_loss,
                     "val_loss_ema": record.val_loss_ema,
+                    "value": record.value,
                     "instability": found.kind if found else None,
                     "instability_step": found.step if found else None,
                     "instability_lr": found.lr if found else None,
@@ -228,7 +232,7 @@ class TuneResult(Frozen):
             difference = ""
             if interval := comparison.interval:
                 difference = f"; tuned minus this: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-            lines.append(f"  {comparison.name}: final {self.loss_name} {', '.join(comparison.ends)}{difference}")
+            lines.append(f"  {comparison.name}: final {self.judged_by} {', '.join(comparison.ends)}{difference}")
         if self.gain:
             lines.append(f"what the difference is made of (final {self.loss_name} on the search's seed):")
             lines += [f"  {line}" for line in self.gain.lines()]
@@ -249,6 +253,7 @@ class TuneResult(Frozen):
             self.extrapolation,
             self.gain,
             loss_name=self.loss_name,
+            judged_by=self.judged_by,
             costs=self._costs(),
             warnings=self.warnings,
             study=Path(self.study),
@@ -256,9 +261,17 @@ class TuneResult(Frozen):
 
     @property
     def loss_name(self) -> str:
-        """Which loss the trials are judged by: a training loop of the user's own may not validate at its end."""
+        """What the trials are judged by: a metric, or a loss, which is the training loss where a training loop of the
+        user's own doesn't validate at its end."""
+        if not self.config.objective.is_loss:
+            return self.config.objective.name
         judged = [record for record in self.records if record.outcome == "completed"]
         return "validation loss" if any(record.validated for record in judged) else "training loss"
+
+    @property
+    def judged_by(self) -> str:
+        """The same, of a metric with its direction: ``"accuracy (higher is better)"``."""
+        return self.loss_name if self.config.objective.is_loss else str(self.config.objective)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass
 
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.trials import COMPARED, SegmentResult, TrialSpec
+from autowarmup.training.objective import LOSS, Objective
 from autowarmup.training.trace import Outcome, Trace
 
 
 @dataclass(frozen=True)
 class Best:
-    """The trial with the lowest final validation loss so far."""
+    """The trial with the best final value of the objective so far."""
 
     loss: float
     spec: TrialSpec
+    objective: Objective
+
+    @property
+    def value(self) -> float:
+        """The value in its own sign."""
+        return self.objective.shown(self.loss)
 
     def describe(self) -> str:
         """Its loss and its schedule."""
         role = "the current one, " if self.spec.role == "baseline" else ""
-        return f"loss {self.loss:.4g}, {in_words(self.spec.schedule)} ({role}trial {self.spec.number})"
+        return (
+            f"{self.objective.name} {self.value:.4g}, {in_words(self.spec.schedule)} ({role}trial {self.spec.number})"
+        )
 
 
 class Standing:
@@ -30,6 +40,7 @@ class Standing:
     Args:
         budget: optimizer steps that the study may spend.
         horizon: optimizer steps of one whole run.
+        objective: what trials are judged by.
 
     Example:
         >>> standing = Standing(budget=2_400, horizon=200)
@@ -37,8 +48,9 @@ class Standing:
         ('0.0 of 12.0 whole runs', None, None)
     """
 
-    def __init__(self, budget: int, horizon: int) -> None:
+    def __init__(self, budget: int, horizon: int, objective: Objective = LOSS) -> None:
         self.best: Best | None = None
+        self._objective = objective
         self.now = "starting"
         self._budget, self._horizon = budget, horizon
         self._steps = 0
@@ -81,7 +93,7 @@ class Standing:
         if outcome == "unstable":
             self._unstable_steps += trial.steps
         if outcome == "completed" and trial.comparable and trial.loss is not None:
-            found = Best(trial.loss, trial.spec)
+            found = Best(trial.loss, trial.spec, self._objective)
             self.best = found if self.best is None else min(self.best, found, key=lambda best: best.loss)
         return f"trial {number} ({trial.spec.role}) {outcome}{trial.details(outcome)}"
 
@@ -115,15 +127,17 @@ class Standing:
 
     def _saw(self, spec: TrialSpec, trace: Trace) -> None:
         self._steps += len(trace)
-        trial = self._open.setdefault(spec.number, _OpenTrial(spec))
+        trial = self._open.setdefault(spec.number, _OpenTrial(spec, self._objective))
         trial.steps += len(trace)
         if trace.evaluations:
-            trial.loss = trace.evaluations[-1].val_loss
+            value = self._objective.of(trace.evaluations[-1])
+            trial.loss = None if math.isnan(value) else value
 
 
 @dataclass
 class _OpenTrial:
     spec: TrialSpec
+    objective: Objective
     steps: int = 0
     loss: float | None = None
     reason: str = ""
@@ -137,7 +151,7 @@ class _OpenTrial:
         """What else there is to say of it."""
         if outcome in ("unstable", "failed"):
             return f" at step {self.steps:,}{self.reason}"
-        loss = "" if self.loss is None else f", loss {self.loss:.4g}"
+        loss = "" if self.loss is None else f", {self.objective.name} {self.objective.shown(self.loss):.4g}"
         return loss if outcome == "completed" else f" at step {self.steps:,}{loss}"
 
 

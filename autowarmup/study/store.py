@@ -22,7 +22,8 @@ from autowarmup.errors import StudyError
 from autowarmup.instability import Instability
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.shell import printable
-from autowarmup.training.trace import Outcome, Trace, final_loss
+from autowarmup.training.objective import LOSS, Objective
+from autowarmup.training.trace import Outcome, Trace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,11 +69,13 @@ class StoredTrial:
         spec: the trial as it was decided.
         outcome: how it ended; None while it may go on.
         segments: the results of its segments, in order.
+        objective: what it is judged by.
     """
 
     spec: TrialSpec
     outcome: Outcome | None
     segments: tuple[SegmentResult, ...]
+    objective: Objective = LOSS
 
     @property
     def trace(self) -> Trace:
@@ -96,9 +99,10 @@ class StoredTrial:
 
     @property
     def final_loss(self) -> float | None:
-        """The loss at the horizon: the last validation loss, or the mean training loss of the last tenth of the steps
-        where there was no validation. None where the trial didn't get to its horizon."""
-        return final_loss(self.trace) if self.outcome == "completed" else None
+        """The objective at the horizon, lower being better: that of the last validation; for the loss, the mean
+        training loss of the last tenth of the steps where there was no validation. None where the trial didn't get to
+        its horizon."""
+        return self.objective.final(self.trace) if self.outcome == "completed" else None
 
     @property
     def seconds(self) -> float:
@@ -289,7 +293,8 @@ class StudyStore:
         segments = tuple(self._segments("WHERE number = ?", (number,)))
         if any(one.trace.end != following.trace.start for one, following in pairwise(segments)):
             raise StudyError(f"{self.path} can't be read as a study: trial {number} lacks a part")
-        return StoredTrial(TrialSpec.model_validate_json(spec), outcome, segments)
+        objective = Objective.model_validate((self.meta("config") or {}).get("objective", {}))
+        return StoredTrial(TrialSpec.model_validate_json(spec), outcome, segments, objective)
 
     @_reads
     def numbers(self) -> list[int]:

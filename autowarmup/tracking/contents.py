@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from autowarmup.schedule import Schedule
 from autowarmup.search.verdict import Verdict
 from autowarmup.study.store import StoredTrial
+from autowarmup.training.objective import Objective
 
 STUDY, TRIAL, DELIVERED = "autowarmup.study", "autowarmup.trial", "autowarmup.delivered"
 """Tags by which a run is found, and how far it is: the ``until`` of the last segment that was sent."""
@@ -27,11 +28,13 @@ class Findings(NamedTuple):
         verdict: its verdict.
         schedule: the schedule to use, None where nothing was stable.
         extrapolation: how that was extrapolated to a longer run, in words; None where it was not.
+        objective: what its trials were judged by.
     """
 
     verdict: Verdict
     schedule: Schedule | None
     extrapolation: str | None
+    objective: Objective
 
 
 def key(name: str) -> str:
@@ -155,7 +158,7 @@ def study_note(findings: Findings, page: str, picture: str | None) -> str:
         findings.schedule.describe() if findings.schedule else "",
         findings.extrapolation or "",
         _searched(findings.verdict),
-        _comparisons(findings.verdict),
+        _comparisons(findings.verdict, findings.objective),
         _links(page),
         _image(picture),
     ]
@@ -186,10 +189,11 @@ def _searched(verdict: Verdict) -> str:
     return f"Best schedule that was found: {verdict.searched.describe()}"
 
 
-def _comparisons(verdict: Verdict) -> str:
+def _comparisons(verdict: Verdict, objective: Objective) -> str:
     if not verdict.comparisons:
         return ""
-    rows = ["| schedule | final loss, by seed | tuned minus this |", "| --- | --- | --- |"]
+    judged = "loss" if objective.is_loss else objective
+    rows = [f"| schedule | final {judged}, by seed | tuned minus this |", "| --- | --- | --- |"]
     for comparison in verdict.comparisons:
         losses = ", ".join(comparison.ends)
         interval = comparison.interval

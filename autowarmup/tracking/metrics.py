@@ -15,7 +15,6 @@ from mlflow.entities import Metric
 from autowarmup.search.trials import SegmentResult
 from autowarmup.study.store import StoredTrial
 from autowarmup.tracking.contents import key
-from autowarmup.training.trace import is_validated
 
 OUTCOMES = ("completed", "pruned", "unstable", "failed")
 OWN = ("val_loss", "val_loss_ema")
@@ -48,8 +47,9 @@ def trial_points(trial: StoredTrial, delivered: int) -> list[Metric]:
 
 
 def trial_summary(trial: StoredTrial) -> list[Metric]:
-    """A trial's final loss and where it became unstable. In studies whose loops don't validate at the end it is
-    ``final_loss``, the training loss of the last tenth, and not ``final_val_loss``."""
+    """A trial's final loss, or the final value of another metric that is the objective, and where it became unstable.
+    In studies whose loops don't validate at the end it is ``final_loss``, the training loss of the last tenth, and not
+    ``final_val_loss``."""
     values: dict[str, tuple[float, int]] = {}
     if found := trial.instability:
         values["instability_step"] = found.step, found.step
@@ -62,11 +62,14 @@ def trial_summary(trial: StoredTrial) -> list[Metric]:
 
 
 def final_loss(trial: StoredTrial) -> tuple[str, float] | None:
-    """The metric that ranks a trial and its value; None for the probe and where the trial didn't get to its horizon."""
+    """The metric that ranks a trial, and its value in its own sign; None for the probe and where the trial didn't get
+    to its horizon."""
     if trial.spec.role == "probe" or trial.final_loss is None or not math.isfinite(trial.final_loss):
         return None
-    validated = is_validated(trial.trace)
-    return "final_val_loss" if validated else "final_loss", trial.final_loss
+    value = trial.objective.shown(trial.final_loss)
+    if not trial.objective.is_loss:
+        return f"final_{metric_names([trial.objective.name])[trial.objective.name]}", value
+    return "final_loss" if trial.trace.final_evaluation is None else "final_val_loss", value
 
 
 def study_summary(trials: Sequence[StoredTrial], ended: float) -> list[Metric]:
@@ -76,7 +79,8 @@ def study_summary(trials: Sequence[StoredTrial], ended: float) -> list[Metric]:
     values |= {f"trials_{name}": sum(trial.outcome == name for trial in trials) for name in OUTCOMES}
     finals = [final for trial in trials if (final := final_loss(trial)) is not None]
     for name in {name for name, _ in finals}:
-        values[f"best_{name}"] = min(value for kind, value in finals if kind == name)
+        best = min if trials[0].objective.direction == "minimize" else max
+        values[f"best_{name}"] = best(value for kind, value in finals if kind == name)
     return [Metric(name, value, milliseconds(ended), steps) for name, value in values.items()]
 
 

@@ -51,6 +51,7 @@ from autowarmup.tracking.naming import STUDY_COLOUR, Lineup, run_colour, run_nam
 from autowarmup.tracking.overview import Overview, TrialOverview
 from autowarmup.tracking.uri import default_store, redact, scrub
 from autowarmup.tracking.view import Range, view_page, view_state, view_tag
+from autowarmup.training.objective import Objective
 
 ARTIFACTS, NAMED = "autowarmup.artifacts", "autowarmup.name"
 """Tags that say what was sent: the artifacts' digest, and the name that a trial's run was given last."""
@@ -203,7 +204,8 @@ class Syncer:
         if verdict is None:
             return None
         found = None if schedule is None else Schedule.model_validate(schedule)
-        return contents.Findings(Verdict.model_validate(verdict), found, extrapolation)
+        objective = Objective.model_validate(self.store.meta("config").get("objective", {}))
+        return contents.Findings(Verdict.model_validate(verdict), found, extrapolation, objective)
 
     def _send_view(
         self, client: MlflowClient, experiment: Experiment, seen: Sequence[TrialOverview], trials: Sequence[StoredTrial]
@@ -211,8 +213,9 @@ class Syncer:
         study, name, created = (self.store.meta(key) for key in ("id", "name", "created_at"))
         peaks = [trial.spec.schedule.peak for trial in seen if trial.spec.role != "probe"]
         finals = {final[0] for trial in trials if (final := metrics.final_loss(trial))}
-        ranking = "final_loss" if finals == {"final_loss"} else "final_val_loss"
-        state = view_state(study, ranking, (0.0, 1.05 * max(peaks)) if peaks else None, _losses(trials))
+        ranking = finals.pop() if len(finals) == 1 else "final_val_loss"
+        ascending = all(trial.objective.direction == "minimize" for trial in trials)
+        state = view_state(study, ranking, ascending, (0.0, 1.05 * max(peaks)) if peaks else None, _losses(trials))
         times = milliseconds(created), milliseconds(time.time())
         save_view(client, experiment, view_tag(study), name, state, times)
 

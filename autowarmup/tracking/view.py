@@ -47,12 +47,13 @@ def view_page(experiment: str, study: str) -> str:
     return f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={study}"
 
 
-def view_state(study: str, ranking: str, rates: Range | None, losses: Range | None) -> dict[str, Any]:
+def view_state(study: str, ranking: str, ascending: bool, rates: Range | None, losses: Range | None) -> dict[str, Any]:
     """The view of a study's trials, best first.
 
     Args:
         study: its id.
         ranking: the metric that ranks its trials.
+        ascending: whether lower values of it are better.
         rates, losses: what the charts of learning rates and training losses show; None for everything.
     """
     loss = f"metrics.`{ranking}`"
@@ -60,7 +61,7 @@ def view_state(study: str, ranking: str, rates: Range | None, losses: Range | No
     return {
         "searchFilter": f"tags.`{STUDY}` = '{study}'",
         "orderByKey": loss,
-        "orderByAsc": True,
+        "orderByAsc": ascending,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],

@@ -102,6 +102,23 @@ class Trace:
             parts[0].start,
         )
 
+    @property
+    def final_evaluation(self) -> Evaluation | None:
+        """The validation at the end of a run: the last one, where it is of the last tenth. Loops of the user's own may
+        have none.
+
+        >>> Trace(*[np.ones(40)] * 3, (Evaluation(10, 1.0, 1.0),)).final_evaluation is None
+        True
+        """
+        last = self.evaluations[-1] if self.evaluations else None
+        return last if last is not None and self.end - last.step <= self.end // 10 else None
+
+    @property
+    def tail_loss(self) -> float:
+        """The mean training loss of the last tenth; infinite where there is no step."""
+        tail = self.loss[-max(1, len(self) // 10) :]
+        return float(np.mean(tail)) if len(tail) else math.inf
+
     def to_bytes(self) -> bytes:
         """Compressed ``.npz``, readable by NumPy alone. Metrics make one table: where an evaluation lacks one
         that others have, it comes back as NaN."""
@@ -161,28 +178,3 @@ def marks(trace: Trace, every: int) -> list[Mark]:
     means = [(end, float(trace.loss[end - every : end].mean())) for end in range(every, first, every)]
     early = [Mark(end, mean, mean) for end, mean in means]
     return [*early, *(Mark(item.step, item.score, item.val_loss) for item in trace.evaluations)]
-
-
-def final_loss(trace: Trace) -> float:
-    """What a trial that got to its horizon is judged by: its last validation loss, where that is of the last tenth of
-    the run; else the mean training loss of its last tenth."""
-    last = _final_evaluation(trace)
-    if last is not None:
-        return last.val_loss
-    tail = trace.loss[-max(1, len(trace) // 10) :]
-    return float(np.mean(tail)) if len(tail) else math.inf
-
-
-def is_validated(trace: Trace) -> bool:
-    """Whether :func:`final_loss` is a validation loss, not a training loss.
-
-    >>> is_validated(Trace(*[np.ones(40)] * 3, (Evaluation(10, 1.0, 1.0),)))
-    False
-    """
-    return _final_evaluation(trace) is not None
-
-
-def _final_evaluation(trace: Trace) -> Evaluation | None:
-    """The validation at the end of a run; loops of the user's own may have none."""
-    last = trace.evaluations[-1] if trace.evaluations else None
-    return last if last is not None and trace.end - last.step <= trace.end // 10 else None
