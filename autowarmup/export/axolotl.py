@@ -39,9 +39,9 @@ def _own(plan: Plan) -> Iterator[Form]:
     for name, kwargs, warmup, share in types(plan):
         if warmup != 1:  # Axolotl turns 1 into 2
             yield _form(plan, share, {"lr_scheduler": name, "lr_scheduler_kwargs": kwargs, "warmup_steps": warmup})
-    for warmup in {plan.warmup_steps, plan.warmup_steps + 1} - {0, 1}:
-        quadratic = {"lr_scheduler": "cosine", "lr_quadratic_warmup": True, "warmup_steps": warmup}
-        yield _form(plan, _quadratic(warmup, plan.horizon), quadratic)
+    if plan.warmup_steps > 1:
+        quadratic = {"lr_scheduler": "cosine", "lr_quadratic_warmup": True, "warmup_steps": plan.warmup_steps}
+        yield _form(plan, _quadratic(plan.warmup_steps, plan.horizon), quadratic)
 
 
 def _quadratic(warmup: int, horizon: int) -> Share:

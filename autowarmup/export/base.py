@@ -39,6 +39,8 @@ class Plan(Protocol):
     @property
     def decay(self) -> Any: ...
 
+    def __hash__(self) -> int: ...
+
     def lr_at(self, step: int) -> float: ...
 
     def describe(self) -> str: ...
@@ -69,7 +71,7 @@ class Form:
     """A schedule written down, with the arithmetic of what was written.
 
     Args:
-        share: the learning rate that the framework applies at an optimizer step, counted from 0, as a share of the peak.
+        share: the learning rate that is applied at an optimizer step, counted from 0, as a share of the peak.
         code: Python to paste.
         config: the framework's configuration.
     """

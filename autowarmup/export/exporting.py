@@ -7,7 +7,7 @@ from typing import get_args
 from autowarmup.errors import InputError
 from autowarmup.export.base import Export, Form, Framework, Kind, Plan
 from autowarmup.export.deviation import EXACT, deviation
-from autowarmup.export.frameworks import FRAMEWORKS, framework
+from autowarmup.export.frameworks import FRAMEWORKS, named
 from autowarmup.values import nearest, short
 
 NEAR = 0.05
@@ -26,8 +26,8 @@ def export(plan: Plan, name: str, kind: Kind = "code", exact: bool = False, tole
         tolerance: the largest deviation that is taken as exact, as a share of the peak, from 0 to 1.
 
     Raises:
-        InputError: an unknown framework; one that has no schedules of its own; none of its own within 5% of the peak; or
-            a deviation above ``tolerance`` where ``exact`` is asked for.
+        InputError: an unknown framework; one that has no schedules of its own, or none within 5% of the peak; or a
+            deviation above ``tolerance`` where ``exact`` is asked for.
 
     Example:
         >>> from autowarmup import Schedule
@@ -36,9 +36,9 @@ def export(plan: Plan, name: str, kind: Kind = "code", exact: bool = False, tole
         True
         >>> own = export(schedule, "transformers", "config")
         >>> own.exact, round(own.max_deviation, 4)
-        (False, 0.0018)
+        (False, 0.001)
     """
-    chosen = framework(name)
+    chosen = named(name)
     if kind not in get_args(Kind):
         raise InputError(f"kind={short(kind)}: must be 'code' or 'config'{nearest(str(kind), get_args(Kind))}")
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0.0 <= tolerance <= 1.0:
@@ -49,8 +49,8 @@ def export(plan: Plan, name: str, kind: Kind = "code", exact: bool = False, tole
         notes.insert(0, f"It differs from the schedule by at most {largest:.2g} of the peak, at step {step:,}.")
     if exact and largest > tolerance:
         raise InputError(
-            f"{chosen.title} would apply a learning rate that differs from the schedule by {largest:.2g} of the peak at "
-            f"step {step:,}; tolerance={tolerance!r} is allowed"
+            f"{chosen.title} would apply a learning rate that differs from the schedule by {largest:.2g} of the peak "
+            f"at step {step:,}; tolerance={tolerance!r} is allowed"
             + (f". Its code is exact: export({name!r})" if kind == "config" else "")
         )
     return Export(
@@ -72,9 +72,7 @@ def _nearest(plan: Plan, chosen: Framework) -> tuple[Form, tuple[float, int]]:
     """The nearest of the framework's own schedules."""
     if chosen.own is None:
         have = ", ".join(name for name, other in FRAMEWORKS.items() if other.own)
-        raise InputError(
-            f"{chosen.title} has no schedules of its own to configure: export its code. Those have: {have}"
-        )
+        raise InputError(f"{chosen.title} has no schedules of its own: export its code. These have some: {have}")
     forms = [(deviation(plan, form.share), form) for form in chosen.own(plan)]
     found, form = min(forms, key=lambda item: item[0], default=((1.0, 0), None))
     if form is None or found[0] > NEAR:

@@ -22,27 +22,39 @@ from autowarmup.export import (
 from autowarmup.export.base import Framework
 from autowarmup.values import nearest, short
 
-FRAMEWORKS = {
-    module.FRAMEWORK.name: module.FRAMEWORK
-    for module in (
-        pytorch, transformers, lightning, accelerate, deepspeed, timm, keras, optax,
-        torchtitan, megatron, olmo, axolotl, torchtune, package,
+FRAMEWORKS: dict[str, Framework] = {
+    framework.name: framework
+    for framework in (
+        pytorch.FRAMEWORK,
+        transformers.FRAMEWORK,
+        lightning.FRAMEWORK,
+        accelerate.FRAMEWORK,
+        deepspeed.FRAMEWORK,
+        timm.FRAMEWORK,
+        keras.FRAMEWORK,
+        optax.FRAMEWORK,
+        torchtitan.FRAMEWORK,
+        megatron.FRAMEWORK,
+        olmo.FRAMEWORK,
+        axolotl.FRAMEWORK,
+        torchtune.FRAMEWORK,
+        package.FRAMEWORK,
     )
-}  # fmt: skip
+}
 """In the order in which people are shown them."""
 
 ALSO = {"torch": "pytorch", "tensorflow": "keras", "huggingface": "transformers", "jax": "optax", "olmo": "olmo-core"}
 """Other names for which a framework is suggested."""
 
 
-def framework(name: str) -> Framework:
+def named(name: str) -> Framework:
     """The framework of that name.
 
     Raises:
         InputError: there is none; the message has the nearest name.
 
     Example:
-        >>> framework("keras").title
+        >>> named("keras").title
         'Keras / TensorFlow'
     """
     if isinstance(name, str) and name in FRAMEWORKS:

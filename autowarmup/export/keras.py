@@ -12,6 +12,7 @@ CODE = """\
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -21,10 +22,10 @@ $multiplier
 @keras.saving.register_keras_serializable(package="planned")
 class PlannedSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self):
-        self.table = [$peak * multiplier(step) for step in range($horizon + 1)]
+        self.table = np.array([$peak * multiplier(step) for step in range($horizon + 1)], "float32")
 
     def __call__(self, step):
-        return ops.take(ops.convert_to_tensor(self.table, "float32"), ops.minimum(ops.cast(step, "int32"), $horizon))
+        return ops.take(ops.convert_to_tensor(self.table), ops.minimum(ops.cast(step, "int32"), $horizon))
 
     def get_config(self):
         return {}

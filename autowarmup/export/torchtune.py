@@ -22,7 +22,8 @@ def planned_schedule(optimizer, num_training_steps, last_epoch=-1):
 """
 
 CODE_CONFIG = """\
-# The code is in planned.py, on Python's path. The optimizer's lr is the schedule's peak, $peak; the run has $horizon steps.
+# The code is in planned.py, on Python's path.
+# The optimizer's lr is the schedule's peak, $peak; the run has $horizon steps.
 lr_scheduler:
   _component_: planned.planned_schedule
 """

@@ -38,19 +38,19 @@ def types(plan: Plan) -> Iterator[tuple[str, dict[str, Any], int, Share]]:
     horizon, final = plan.horizon, plan.final_factor
     if plan.warmup_steps == 0:
         yield "constant", {}, 0, lambda step: 1.0
-    for warmup in {plan.warmup_steps, plan.warmup_steps + 1} - {horizon + 1}:
+    for warmup in (plan.warmup_steps, min(plan.warmup_steps + 1, horizon)):
         left = _left(warmup, horizon)
+        cosine = _cosine(left)
         yield "constant_with_warmup", {}, warmup, _from_zero(warmup, lambda step: 1.0)
         yield "linear", {}, warmup, _from_zero(warmup, left)
-        yield "cosine", {}, warmup, _from_zero(warmup, lambda step, left=left: _half_cosine(1.0 - left(step)))
+        yield "cosine", {}, warmup, _from_zero(warmup, cosine)
         if final and warmup < horizon:
             end = {"lr_end": final * plan.peak, "power": 1.0}
             yield "polynomial", end, warmup, _from_zero(warmup, _above(final, left))
-        cosine = _above(final, lambda step, left=left: _half_cosine(1.0 - left(step)))
-        yield "cosine_with_min_lr", {"min_lr_rate": final}, warmup, _from_zero(warmup, cosine)
+        yield "cosine_with_min_lr", {"min_lr_rate": final}, warmup, _from_zero(warmup, _above(final, cosine))
         scale = getattr(plan.decay, "timescale", None) or plan.duration + 1
         yield "inverse_sqrt", {"timescale": scale}, warmup, _from_zero(warmup, _root(warmup, scale))
-        for rate in {None, plan.start_factor} if warmup > 1 else {None}:
+        for rate in (None, plan.start_factor) if warmup > 1 else (None,):
             kwargs = {"min_lr_rate": final} | ({} if rate is None else {"warmup_lr_rate": rate})
             yield "cosine_warmup_with_min_lr", kwargs, warmup, _cosine_warmup(warmup, horizon, final, rate)
     yield from _stable(plan)
@@ -62,7 +62,7 @@ def _stable(plan: Plan) -> Iterator[tuple[str, dict[str, Any], int, Share]]:
     warmup, horizon, low = plan.warmup_steps, plan.horizon, plan.final_factor
     shape = "cosine" if plan.shape.kind == "cosine" else "linear"
     decay = "cosine" if plan.decay.kind == "cosine" else "linear"
-    for length in {horizon - warmup, round(getattr(plan.decay, "cooldown", 1.0) * horizon)}:
+    for length in (horizon - warmup, round(getattr(plan.decay, "cooldown", 1.0) * horizon)):
         if not 0 < length <= horizon - warmup:
             continue
         kwargs = {"num_decay_steps": length, "warmup_type": shape, "decay_type": decay, "min_lr_ratio": low}
@@ -83,6 +83,10 @@ def _left(warmup: int, horizon: int) -> Share:
 
 def _half_cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _cosine(left: Share) -> Share:
+    return lambda step: _half_cosine(1.0 - left(step))
 
 
 def _above(low: float, share: Share) -> Share:
