@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from autowarmup.instability.instability import Instability
 from autowarmup.report.pairs import paired, signed
 from autowarmup.report.trials import final_losses
-from autowarmup.schedule.schedule import Schedule
+from autowarmup.report.uses import uses
 from autowarmup.search.verdict import Comparison
 from autowarmup.study.forecast import searched
 from autowarmup.study.result import TrialRecord, TuneResult
@@ -97,7 +97,7 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         gain=result.gain,
         searched=verdict.searched if verdict.kind == "tie" else None,
         on_search_seed=_on_search_seed(result),
-        code=_code(result.schedule),
+        uses=[] if result.schedule is None else uses(result.schedule),
         seeds=_seeds(result),
         pairs=_pairs(result),
         pictures=[(name, text, _inline(pictures[name])) for name, text in PICTURES.items()],
@@ -107,25 +107,6 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         trials=sorted(result.records, key=lambda record: _best_first(record, finals.get(record.number))),
         outcomes=_outcomes(result),
         cost=result.cost,
-    )
-
-
-def _code(schedule: Schedule | None) -> str | None:
-    """The schedule as Python, to paste."""
-    if schedule is None:
-        return None
-    fields = schedule.model_dump(exclude_none=True)
-    for part in ("shape", "decay"):
-        fields[part] = fields[part]["kind"] if set(fields[part]) == {"kind"} else fields[part]
-    return "\n".join(
-        [
-            "from autowarmup import Schedule",
-            "",
-            "schedule = Schedule(",
-            *(f"    {name}={value!r}," for name, value in fields.items()),
-            ")",
-            "scheduler = schedule.scheduler(optimizer)  # scheduler.step() after each optimizer.step()",
-        ]
     )
 
 
