@@ -145,7 +145,9 @@ def lightning(export: Export, plan: Schedule, folder: Path) -> list[float]:
 
     def trainer(steps: int) -> Any:
         quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-        return pl.Trainer(max_steps=steps, accumulate_grad_batches=2, accelerator="cpu", default_root_dir=folder, **quiet)
+        return pl.Trainer(
+            max_steps=steps, accumulate_grad_batches=2, accelerator="cpu", default_root_dir=folder, **quiet
+        )
 
     loader = torch.utils.data.DataLoader(ROWS, batch_size=2)
     first = trainer(plan.horizon // 2)

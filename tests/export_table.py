@@ -1,11 +1,12 @@
 """The table of docs/exports.md: what each framework's own schedules can express.
 
-    python -m tests.export_table --write
+python -m tests.export_table --write
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from autowarmup.export.frameworks import FRAMEWORKS
 
 PAGE = Path(__file__).parent.parent / "docs" / "exports.md"
 MARK = "<!-- table -->"
-WARMUP, HORIZON = 100, 1000
+WARMUP, HORIZON = 50, 500
 
 SHAPES: dict[str, dict[str, Any]] = {
     "none": {"shape": "none"},
@@ -85,4 +86,4 @@ if __name__ == "__main__":
         before, _, after = written()
         PAGE.write_text(f"{before}{MARK}\n\n{table()}\n\n{MARK}{after}", encoding="utf-8")
     else:
-        print(table())
+        sys.stdout.write(f"{table()}\n")

@@ -806,7 +806,10 @@ def test_a_configuration_that_goes_with_the_code_is_a_comment() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--peak", "1", "--horizon", "10", "--code", "tourch"], "unknown framework 'tourch' (did you mean 'pytorch'?)"),
+        (
+            ["--peak", "1", "--horizon", "10", "--code", "tourch"],
+            "unknown framework 'tourch' (did you mean 'pytorch'?)",
+        ),
         (["--peak", "1", "--horizon", "10", "--code", "tensorflow"], "did you mean 'keras'?"),
         (["--peak", "1", "--horizon", "10", "--code", ""], "unknown framework ''; known: pytorch, transformers,"),
         (["--peak", "1", "--horizon", "10", "--config", "pytorch"], "PyTorch has no schedules of its own"),

@@ -51,7 +51,7 @@ def export(plan: Plan, name: str, kind: Kind = "code", exact: bool = False, tole
         raise InputError(
             f"{chosen.title} would apply a learning rate that differs from the schedule by {largest:.2g} of the peak "
             f"at step {step:,}; tolerance={tolerance!r} is allowed"
-            + (f". Its code is exact: export({name!r})" if kind == "config" else "")
+            + (f". Its code is exact: export({name!r}), or --code {name}" if kind == "config" else "")
         )
     return Export(
         framework=name,
@@ -79,6 +79,6 @@ def _nearest(plan: Plan, chosen: Framework) -> tuple[Form, tuple[float, int]]:
         away = "" if form is None else f"; the nearest is off by {found[0]:.2g} of the peak at step {found[1]:,}"
         raise InputError(
             f"{chosen.title} has no schedule of its own near this one ({plan.describe()}){away}. "
-            f"Its code is exact: export({chosen.name!r})"
+            f"Its code is exact: export({chosen.name!r}), or --code {chosen.name}"
         )
     return form, found

@@ -66,6 +66,7 @@ def _own(plan: Plan) -> Iterator[Form]:
         extra = f", warmup_target={peak!r}, warmup_steps={warmup}"
         yield form(f"CosineDecay({start * peak!r}, decay_steps={length}, alpha={final!r}{extra})", "cosine")
         return
+    yield Form(lambda step: 1.0, config=OWN.format(schedule=f"{peak!r}", horizon=plan.horizon))
     yield form(f"CosineDecay({peak!r}, decay_steps={length}, alpha={final!r})", "cosine")
     yield form(f"PolynomialDecay({peak!r}, decay_steps={length}, end_learning_rate={final * peak!r})", "linear")
     if final:

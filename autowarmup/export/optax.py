@@ -92,7 +92,7 @@ def _own(plan: Plan) -> Iterator[Form]:
             pieces.append(_piece("constant", length - cooldown, 1.0, 1.0, peak))
         pieces.append(_piece("linear", cooldown, 1.0, final, peak))
     else:
-        pieces.append(_piece(kind, length, 1.0, final, peak))
+        pieces.append(_piece(kind, length, 1.0, 1.0 if kind == "constant" else final, peak))
     bounds = [sum(piece.steps for piece in pieces[: index + 1]) for index in range(len(pieces) - 1)]
 
     def share(step: int) -> float:
