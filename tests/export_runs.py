@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from autowarmup.export.base import Export
 
 Run = Callable[[Export, Schedule, Path], list[float]]
 
-HOW = "needs the frameworks: make test-frameworks"
+HOW = "needs the extra frameworks: pip install 'autowarmup[frameworks]', or make test-frameworks"
 
 
 def needs(module: str) -> Any:
@@ -183,7 +184,9 @@ def accelerate(export: Export, plan: Schedule, folder: Path) -> list[float]:
 
 def deepspeed(export: Export, plan: Schedule, folder: Path) -> list[float]:
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ.get("MASTER_PORT", "29531")}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     needs("deepspeed")
     adam = {"type": "AdamW", "params": {"lr": plan.peak, "torch_adam": True}}
     applied = []
