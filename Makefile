@@ -15,7 +15,7 @@ test-slow: $(READY)  ## the slow ones: many kills, servers, a browser
 	$(BIN)/python -m pytest -n 2 -m slow
 
 test-frameworks: .frameworks/.ready  ## exported schedules in the frameworks' own code
-	PYTHONPATH=.frameworks CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 tests/test_export_frameworks.py
+	PYTHONPATH=$(CURDIR)/.frameworks CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 tests/test_export_frameworks.py
 
 faults: $(READY)  ## accidents on a cluster, hundreds of them, for half an hour
 	$(BIN)/python benchmarks/faults.py --write

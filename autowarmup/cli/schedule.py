@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -135,25 +134,23 @@ def _print_curve(plan: Schedule, steps: int) -> None:
 
 
 def _print_code(exported: Export, note: str | None) -> None:
-    """The code on standard output, to be piped into a file; what to know beside it on standard error. A configuration
-    that goes with it follows as a comment. ``note`` says how the schedule was extrapolated."""
+    """The code, to be piped into a file. A configuration that goes with it, and what to know, follow as comments.
+    ``note`` says how the schedule was extrapolated."""
     if note:
         click.echo(f"# {printable(note)}")
     click.echo((exported.code or "").rstrip())
     if exported.config:
         click.echo("\n# The configuration that goes with it:")
         click.echo("\n".join(f"# {line}" for line in exported.config.splitlines()))
-    _print_notes(exported.notes)
+    if exported.notes:
+        click.echo("\n".join(["", *(f"# {line}" for line in exported.notes)]))
 
 
 def _print_config(exported: Export, note: str | None) -> None:
+    """The configuration alone on standard output, since JSON has no comments; what to know on standard error."""
     click.echo((exported.config or "").rstrip())
-    _print_notes((*exported.notes, *([printable(note)] if note else [])))
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
+    for line in (*exported.notes, *([printable(note)] if note else [])):
+        click.echo(f"note: {line}", err=True)
 
 
 @click.command(short_help="List the search spaces, or print one.")
