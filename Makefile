@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow faults mutants check bench-search clean
+.PHONY: demo test test-slow test-frameworks faults mutants check bench-search clean
 
 demo: $(READY)  ## tune the warm-up of a small GPT on real text, and say how to browse what was found
 	$(BIN)/autowarmup tune examples/char_gpt.py:task --steps 240 --study studies/demo
@@ -13,6 +13,9 @@ test: $(READY)  ## the tests, without the slow ones
 
 test-slow: $(READY)  ## the slow ones: many kills, servers, a browser
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-frameworks: .frameworks/.ready  ## exported schedules in the frameworks' own code
+	PYTHONPATH=$(CURDIR)/.frameworks CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 tests/test_export_frameworks.py
 
 faults: $(READY)  ## accidents on a cluster, hundreds of them, for half an hour
 	$(BIN)/python benchmarks/faults.py --write
@@ -29,11 +32,16 @@ bench-search: .venv-bench/.ready  ## search and whole studies against general tu
 	.venv-bench/bin/python -W ignore -m benchmarks.search.compare --slots 1 8 32
 
 clean:
-	rm -rf .venv .venv-bench studies
+	rm -rf .venv .venv-bench .frameworks studies
 
 .venv-bench/.ready: pyproject.toml constraints-benchmark.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet -c constraints-benchmark.txt -e ".[dev,benchmark]"
+	touch $@
+
+.frameworks/.ready: $(READY) constraints-frameworks.txt
+	rm -rf .frameworks
+	$(BIN)/pip install --quiet --no-deps --target .frameworks -r constraints-frameworks.txt
 	touch $@
 
 $(READY): pyproject.toml constraints.txt

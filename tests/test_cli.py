@@ -613,7 +613,7 @@ def test_the_schedule_that_is_printed_is_extrapolated_where_the_result_is() -> N
         assert note[0] in shown.stdout
     assert wanted.describe() in run("show", "study").stdout
     assert wanted.describe() in run("schedule", "study").stdout
-    assert f"peak={wanted.peak!r}, horizon=400" in run("schedule", "study", "--code", "pytorch").stdout
+    assert f"peak={wanted.peak!r},\n    horizon=400,\n" in run("schedule", "study", "--code", "autowarmup").stdout
     assert Schedule.model_validate_json(run("schedule", "study", "--json").stdout) == wanted
     assert run("schedule", "study", "--curve").stdout.count("\n") == 401
     overview = json.loads(run("show", "study", "--json").stdout)
@@ -771,14 +771,50 @@ def test_the_code_makes_the_same_schedule(options: list[str]) -> None:
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     names: dict[str, Any] = {"optimizer": optimizer}
-    exec(run(*BY_HAND, *options, "--code", "pytorch").stdout, names)  # noqa: S102 - code that is meant to be pasted
+    exec(run(*BY_HAND, *options, "--code", "autowarmup").stdout, names)  # noqa: S102 - code that is meant to be pasted
     assert names["schedule"] == Schedule.model_validate_json(run(*BY_HAND, *options, "--json").stdout)
     assert optimizer.param_groups[0]["lr"] == names["schedule"].lr_at(0)
+
+
+def test_code_runs_as_printed_without_autowarmup() -> None:
+    import torch
+
+    done = run(*BY_HAND, "--shape", "sqrt", "--code", "pytorch")
+    assert "# To resume, load the state of the scheduler" in done.stdout
+    assert done.stderr == ""
+    names: dict[str, Any] = {"model": torch.nn.Linear(1, 1)}
+    exec(done.stdout, names)  # noqa: S102 - code that is meant to be pasted
+    assert "autowarmup" not in done.stdout
+    schedule = Schedule(peak=3e-3, horizon=1000, warmup_steps=100, shape="sqrt")
+    for step in range(1000):
+        assert names["optimizer"].param_groups[0]["lr"] == pytest.approx(schedule.lr_at(step), rel=1e-12, abs=1e-12)
+        names["optimizer"].step()
+        names["scheduler"].step()
+
+
+def test_a_configuration_alone_is_on_standard_output() -> None:
+    done = run(*BY_HAND, "--config", "deepspeed")
+    assert json.loads(done.stdout)["scheduler"]["type"] == "WarmupCosineLR"
+    assert "note: It differs from the schedule by at most 0.0099 of the peak, at step 0.\n" in done.stderr
+
+
+def test_a_configuration_that_goes_with_the_code_is_a_comment() -> None:
+    printed = run(*BY_HAND, "--code", "torchtune").stdout
+    assert "#   _component_: planned.planned_schedule\n" in printed
+    compile(printed, "planned.py", "exec")
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (
+            ["--peak", "1", "--horizon", "10", "--code", "tourch"],
+            "unknown framework 'tourch' (did you mean 'pytorch'?)",
+        ),
+        (["--peak", "1", "--horizon", "10", "--code", "tensorflow"], "did you mean 'keras'?"),
+        (["--peak", "1", "--horizon", "10", "--code", ""], "unknown framework ''; known: pytorch, transformers,"),
+        (["--peak", "1", "--horizon", "10", "--config", "pytorch"], "PyTorch has no schedules of its own"),
+        ([*BY_HAND[1:], "--shape", "sqrt", "--config", "keras"], "Keras / TensorFlow has no schedule of its own near"),
         (["--peak", "1"], "--horizon is missing"),
         (["--peak", "1", "--horizon", "9" * 30], "is not in the range 1<=x<=1000000000"),
         (["--peak", "1", "--horizon", "10", "--shape", "cosine"], "shape 'cosine' needs a duration"),

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.colors import Normalize
 from matplotlib.text import Text
 
+from autowarmup.export.frameworks import FRAMEWORKS
 from autowarmup.instability.instability import Instability
 from autowarmup.report import write_report
 from autowarmup.report.boundary import Boundary
@@ -136,7 +137,7 @@ def test_the_page_is_accessible(page: str) -> None:
 
 def pasted(page: str) -> Any:
     """The schedule that the page's code makes."""
-    code = html.unescape(re.search(r'<pre class="wrap">(from .*?)</pre>', page, re.DOTALL)[1])  # type: ignore[index]
+    code = html.unescape(re.search(r"<pre[^>]*>(from autowarmup .*?)</pre>", page, re.DOTALL)[1])  # type: ignore[index]
     scope: dict[str, Any] = {}
     exec("\n".join(line for line in code.splitlines() if "optimizer" not in line), scope)  # noqa: S102
     return scope["schedule"]
@@ -144,6 +145,21 @@ def pasted(page: str) -> Any:
 
 def test_the_page_gives_the_schedule_to_paste(study: Study, page: str) -> None:
     assert pasted(page) == study[0].schedule
+
+
+def test_the_page_has_a_tab_for_every_framework(study: Study, page: str) -> None:
+    schedule = study[0].schedule
+    if schedule is None:
+        assert 'id="use"' not in page
+        return
+    assert page.count(" checked>") == 1
+    for name in FRAMEWORKS:
+        assert f'<input type="radio" name="framework" id="use-{name}"' in page
+        assert f'<label for="use-{name}">' in page
+    blocks = [html.unescape(block) for block in re.findall(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)]
+    for name in FRAMEWORKS:
+        assert schedule.export(name).code in blocks
+    assert "<script" not in page
 
 
 def test_the_page_shows_every_trial_and_every_instability(study: Study, page: str) -> None:

@@ -11,6 +11,9 @@ from pydantic import ValidationError
 
 from autowarmup.cli.common import JSON, NOTHING_STABLE, OK, Found, found, opened, status
 from autowarmup.errors import InputError, StudyError
+from autowarmup.export.base import Export
+from autowarmup.export.exporting import export
+from autowarmup.export.frameworks import FRAMEWORKS
 from autowarmup.schedule.duration import duration_steps
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import DECAYS, RULES, SHAPES, SearchSpace, presets
@@ -28,7 +31,13 @@ BLOCK = 10_000
 @click.argument("study", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @click.option("--curve", is_flag=True, help="Print every step's rate as CSV.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="With --curve: only the first N steps.")
-@click.option("--code", type=click.Choice(["pytorch"]), help="Print code to paste.")
+@click.option("--code", metavar="NAME", help=f"Print code to paste, for one of: {', '.join(FRAMEWORKS)}.")
+@click.option(
+    "--config",
+    metavar="NAME",
+    help="Print a framework's own configuration, the nearest to the schedule; of: "
+    f"{', '.join(name for name, known in FRAMEWORKS.items() if known.own)}.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the schedule as JSON.")
 @click.option("--peak", type=float, metavar="RATE", help="Without DIR: the peak learning rate.")
 @click.option(
@@ -42,21 +51,23 @@ BLOCK = 10_000
 @click.option("--decay", type=click.Choice(DECAYS), help="Decay shape.  [default: cosine]")
 @click.option("--final-factor", type=float, help="Last rate as a fraction of the peak.  [default: 0]")
 def schedule(
-    study: Path | None, curve: bool, steps: int | None, code: str | None, as_json: bool, **options: Any
+    study: Path | None, curve: bool, steps: int | None, code: str | None, config: str | None, as_json: bool,
+    **options: Any,
 ) -> int:  # fmt: skip
-    """Print the schedule that a study found, or one made by hand: in words, as a curve, as code.
+    """Print the schedule that a study found, or one made by hand: in words, as a curve, as code for a framework.
 
     \b
     Examples:
-      autowarmup schedule studies/mine --code pytorch
+      autowarmup schedule studies/mine --code transformers
+      autowarmup schedule studies/mine --config deepspeed > scheduler.json
       autowarmup schedule studies/mine --curve > rates.csv
       autowarmup schedule --peak 3e-3 --horizon 1000 --warmup 10% --shape linear
     """
     settings = {name: value for name, value in options.items() if value is not None}
     if study and settings:
         raise click.UsageError(f"--{next(iter(settings)).replace('_', '-')} makes a schedule by hand: leave out DIR")
-    if sum(map(bool, (curve, code, as_json))) > 1:
-        raise click.UsageError("--curve, --code and --json exclude each other")
+    if sum((curve, as_json, code is not None, config is not None)) > 1:
+        raise click.UsageError("--curve, --code, --config and --json exclude each other")
     if steps and not curve:
         raise click.UsageError("--steps goes with --curve")
     if study is None:
@@ -69,8 +80,10 @@ def schedule(
         plan, note = result.schedule, result.extrapolation
     if curve:
         _print_curve(plan, steps or plan.horizon)
-    elif code:
-        click.echo(_as_code(plan, note))
+    elif code is not None:
+        _print_code(export(plan, code), note)
+    elif config is not None:
+        _print_config(export(plan, config, "config"), note)
     elif as_json:
         click.echo(plan.model_dump_json(indent=1))
     else:
@@ -120,22 +133,24 @@ def _print_curve(plan: Schedule, steps: int) -> None:
         click.echo("\n".join(f"{step},{plan.lr_at(step)!r}" for step in block))
 
 
-def _as_code(plan: Schedule, note: str | None) -> str:
-    """Python that makes the same schedule. ``note`` says how it was extrapolated."""
-    settings = plan.model_dump(exclude_defaults=True)
-    for name in ("shape", "decay"):
-        kind = getattr(plan, name).model_dump(exclude_defaults=True)
-        settings |= {name: {"kind": getattr(plan, name).kind} | kind if kind else getattr(plan, name).kind}
-    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-    return "\n".join(
-        [
-            "from autowarmup import Schedule",
-            "",
-            *([f"# {printable(note)}"] if note else []),
-            f"schedule = Schedule({arguments})",
-            "scheduler = schedule.scheduler(optimizer)  # scheduler.step() after each optimizer.step()",
-        ]
-    )
+def _print_code(exported: Export, note: str | None) -> None:
+    """The code, to be piped into a file. A configuration that goes with it, and what to know, follow as comments.
+    ``note`` says how the schedule was extrapolated."""
+    if note:
+        click.echo(f"# {printable(note)}")
+    click.echo((exported.code or "").rstrip())
+    if exported.config:
+        click.echo("\n# The configuration that goes with it:")
+        click.echo("\n".join(f"# {line}" for line in exported.config.splitlines()))
+    if exported.notes:
+        click.echo("\n".join(["", *(f"# {line}" for line in exported.notes)]))
+
+
+def _print_config(exported: Export, note: str | None) -> None:
+    """The configuration alone on standard output, since JSON has no comments; what to know on standard error."""
+    click.echo((exported.config or "").rstrip())
+    for line in (*exported.notes, *([printable(note)] if note else [])):
+        click.echo(f"note: {line}", err=True)
 
 
 @click.command(short_help="List the search spaces, or print one.")

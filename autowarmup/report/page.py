@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from autowarmup.instability.instability import Instability
 from autowarmup.report.pairs import paired, signed
 from autowarmup.report.trials import final_losses
-from autowarmup.schedule.schedule import Schedule
+from autowarmup.report.uses import uses
 from autowarmup.search.verdict import Comparison
 from autowarmup.study.forecast import searched
 from autowarmup.study.result import TrialRecord, TuneResult
@@ -100,7 +100,7 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         gain=result.gain,
         searched=verdict.searched if verdict.kind == "tie" else None,
         on_search_seed=_on_search_seed(result),
-        code=_code(result.schedule),
+        uses=[] if result.schedule is None else uses(result.schedule),
         seeds=_seeds(result),
         pairs=_pairs(result),
         pictures=[(name, _named(picture, objective), _inline(pictures[name])) for name, picture in PICTURES.items()],
@@ -115,25 +115,6 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
 
 def _named(picture: Picture, objective: Objective) -> Picture:
     return Picture(*(text.format(final=f"final {objective.name}") for text in picture))
-
-
-def _code(schedule: Schedule | None) -> str | None:
-    """The schedule as Python, to paste."""
-    if schedule is None:
-        return None
-    fields = schedule.model_dump(exclude_none=True)
-    for part in ("shape", "decay"):
-        fields[part] = fields[part]["kind"] if set(fields[part]) == {"kind"} else fields[part]
-    return "\n".join(
-        [
-            "from autowarmup import Schedule",
-            "",
-            "schedule = Schedule(",
-            *(f"    {name}={value!r}," for name, value in fields.items()),
-            ")",
-            "scheduler = schedule.scheduler(optimizer)  # scheduler.step() after each optimizer.step()",
-        ]
-    )
 
 
 def _runs(result: TuneResult, candidate: int) -> dict[int, TrialRecord]:

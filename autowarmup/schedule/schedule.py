@@ -28,6 +28,7 @@ from autowarmup.values import Frozen, Number, Whole, short
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from autowarmup.export.base import Export, Kind
     from autowarmup.schedule.torch_scheduler import ScheduleLR
 
 FULL = 0.99
@@ -149,6 +150,30 @@ class Schedule(Frozen):
         from autowarmup.schedule.torch_scheduler import ScheduleLR
 
         return ScheduleLR(optimizer, self, last_epoch=last_step, base_lr=base_lr)
+
+    def export(self, framework: str, kind: Kind = "code", exact: bool = False, tolerance: float = 1e-6) -> Export:
+        """This schedule written down for a framework, such as ``"transformers"`` or ``"keras"``.
+
+        Args:
+            framework: its name; a wrong one is answered with those that are known.
+            kind: ``"code"`` is Python that applies any schedule and needs no autowarmup. ``"config"`` is a schedule of
+                the framework's own with its settings, the nearest there is.
+            exact: whether to refuse a deviation above ``tolerance``.
+            tolerance: the largest deviation that is taken as exact, as a share of the peak, from 0 to 1.
+
+        Raises:
+            InputError: an unknown framework, one without schedules of its own near this one, or a deviation above
+                ``tolerance`` where ``exact`` is asked for.
+
+        Example:
+            >>> schedule = Schedule(peak=3e-3, horizon=300, warmup_steps=60, shape="sqrt")
+            >>> exported = schedule.export("lightning")
+            >>> exported.exact, "def configure_optimizers(self):" in exported.code
+            (True, True)
+        """
+        from autowarmup.export.exporting import export
+
+        return export(self, framework, kind, exact, tolerance)
 
     def describe(self) -> str:
         """One line for people.
