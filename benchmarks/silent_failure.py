@@ -1,7 +1,7 @@
 """The score of silent failure: fitted to labelled runs, and judged on tasks that it was not fitted to.
 
     python -m benchmarks.silent_failure fit      # writes autowarmup/instability/silent_failure.json: five minutes
-    python -m benchmarks.silent_failure judge    # writes benchmarks/results/silent_failure.md: six minutes on two cores
+    python -m benchmarks.silent_failure judge    # writes benchmarks/results/silent_failure.md: ten minutes on two cores
 
 The runs are those of ``benchmarks/detectors.py`` and the schedules of the search's tables.
 """
