@@ -20,6 +20,7 @@ Cause = Literal[
     "not-stepped",
     "restarted",
     "behind",
+    "ahead",
     "unknown",
 ]
 
@@ -89,7 +90,7 @@ def likely_cause(evidence: Evidence) -> tuple[Cause, str]:
     for cause, explain in EXPLANATIONS.items():
         if words := explain(evidence):
             return cause, words
-    return "unknown", _unknown(evidence)
+    return "unknown", "not known; something else than this schedule sets the learning rate"
 
 
 def _group_left_out(e: Evidence) -> str | None:
@@ -221,6 +222,16 @@ def _behind(e: Evidence) -> str | None:
     )
 
 
+def _ahead(e: Evidence) -> str | None:
+    early = next((count for count in range(1, MOST) if e.is_rate_of(e.step + count)), None)
+    if early is None:
+        return None
+    return (
+        f"the scheduler is {_times(early, 'step')} ahead of the optimizer. Call scheduler.step() once after each "
+        f"optimizer.step(), and only where that was made"
+    )
+
+
 EXPLANATIONS: dict[Cause, Callable[[Evidence], str | None]] = {
     "group-left-out": _group_left_out,
     "not-restored": _not_restored,
@@ -234,15 +245,9 @@ EXPLANATIONS: dict[Cause, Callable[[Evidence], str | None]] = {
     "stepped-several-times": _stepped_several_times,
     "stepped-early": _stepped_early,
     "behind": _behind,
+    "ahead": _ahead,
 }
 """Each cause with what explains it, in the order in which they are tried. None: this isn't it."""
-
-
-def _unknown(e: Evidence) -> str:
-    ahead = next((count for count in range(1, MOST) if e.is_rate_of(e.step + count)), None)
-    if ahead is not None:
-        return f"not known; the scheduler is {_times(ahead, 'step')} ahead of the optimizer"
-    return "not known; something else than this schedule sets the learning rate"
 
 
 def _times(count: int, what: str) -> str:

@@ -127,9 +127,29 @@ def _take(line: dict[str, Any], parts: list[Part]) -> None:
         parts[-1].rates.append(rates)
 
 
-def every_step(parts: Sequence[Part]) -> Iterator[tuple[Part, int, list[float]]]:
+Step = tuple[Part, int, list[float]]
+"""A step that was recorded: its part, its number and its learning rates."""
+
+
+def every_step(parts: Sequence[Part]) -> Iterator[Step]:
     """All steps in order, each as it was made last: what was trained before a crash and again after it counts once."""
     last = {step: (part, rates) for part in parts for step, rates in zip(part.steps, part.rates, strict=True)}
     for step in sorted(last):
         part, rates = last[step]
         yield part, step, rates
+
+
+def thinned(steps: Sequence[Step], most: int) -> list[Step]:
+    """At most about so many steps, evenly spaced, with those around where a learning rate was off first."""
+    if len(steps) <= most:
+        return list(steps)
+    kept = {place * (len(steps) - 1) // (most - 1) for place in range(most)}
+    findings = {part.finding.step for part, _, _ in steps if part.finding}
+    return [
+        entry for place, entry in enumerate(steps) if place in kept or {entry[1] - 1, entry[1], entry[1] + 1} & findings
+    ]
+
+
+def first_finding(parts: Sequence[Part]) -> Finding | None:
+    """The first step that was off in the whole recording."""
+    return next((part.finding for part in parts if part.finding), None)
