@@ -63,3 +63,35 @@ def _draw(parts: list[Part], picture: Path) -> None:
         draw(parts).savefig(picture, dpi=160)
     except ValueError as error:
         raise click.UsageError(f"--picture {picture}: {error}") from error
+
+
+@click.command(short_help="Say what a configuration's warm-up really is.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--framework", metavar="NAME", help="Whose configuration it is.  [default: its keys tell]")
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimizer steps of the run, if the file has none.")
+@click.option("--examples", type=click.IntRange(1), metavar="N", help="Examples in the training data.")
+@click.option("--processes", type=click.IntRange(1), default=1, metavar="N", help="Processes that train together.")
+@JSON
+def lint(
+    file: Path, framework: str | None, steps: int | None, examples: int | None, processes: int, as_json: bool
+) -> int:
+    """Read a configuration of Transformers' TrainingArguments, Accelerate, DeepSpeed, Axolotl or Lightning, and say
+    what its warm-up will really be in optimizer steps, with each trap that it falls into.
+
+    Exits with 1 where there is a trap.
+
+    \b
+    Examples:
+      autowarmup lint training_arguments.yaml --examples 50000 --processes 8
+      autowarmup lint ds_config.json
+    """
+    from autowarmup.lint.linting import lint as read
+    from autowarmup.lint.reading import Run
+
+    reading = read(file, Run(steps=steps, examples=examples, processes=processes), framework)
+    if as_json:
+        click.echo(json.dumps(plain(reading), indent=1))
+    else:
+        traps = [f"trap: {trap.what}\n      instead: {trap.instead}" for trap in reading.traps]
+        click.echo(printable("\n".join([reading.describe(), *traps])))
+    return FAILED if reading.traps else OK
