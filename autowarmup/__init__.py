@@ -17,6 +17,7 @@ from autowarmup.schedule.space import SearchSpace
 from autowarmup.study.result import TuneResult
 
 if TYPE_CHECKING:
+    from autowarmup.audit.rate_audit import RateAudit
     from autowarmup.training.loop import LoopRun
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __all__ = [
     "Detectors",
     "Instability",
     "LoopRun",
+    "RateAudit",
     "RaySettings",
     "Schedule",
     "SearchSpace",
@@ -34,9 +36,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``LoopRun`` when asked for: its module needs torch."""
+    """``LoopRun`` and ``RateAudit`` when asked for: their modules need torch."""
     if name == "LoopRun":
         from autowarmup.training.loop import LoopRun
 
         return LoopRun
+    if name == "RateAudit":
+        from autowarmup.audit.rate_audit import RateAudit
+
+        return RateAudit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,8 @@
     │   └── StudyLockedError           another process is working on it
     ├── ClusterError                   a Ray cluster that can't be used, or was lost
     ├── TaskFailedError                the user's code failed in a way that no schedule explains
-    └── TrackingError                  the MLflow server can't be used
+    ├── TrackingError                  the MLflow server can't be used
+    └── AppliedRateError               a training applied another learning rate than its schedule's
 
 Every message says what was wrong, the value received and what is allowed.
 """
@@ -50,3 +51,11 @@ class ClusterError(AutowarmupError):
 
 class TrackingError(AutowarmupError):
     """The MLflow server or store can't be used."""
+
+
+class AppliedRateError(AutowarmupError):
+    """A training applied another learning rate than its schedule's."""
+
+
+class AppliedRateWarning(UserWarning):
+    """The same as a warning."""

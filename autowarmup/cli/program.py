@@ -5,7 +5,8 @@ code  meaning
 ====  ===========================================================================================================
 0     done; after ``tune`` and ``resume``: there is a schedule (the verdict is tuned, tie or leaning)
 1     the study failed: the task's code raised, or the Ray cluster can't be used or was lost;
-      after ``doctor``: something is wrong
+      after ``doctor``: something is wrong; after ``audit``: a step was off;
+      after ``lint``: there is a trap
 2     what was passed can't be used: a wrong option, a file or a study that is missing or of another configuration
 3     nothing stable: no schedule got to the end of its run
 4     MLflow couldn't be reached, or hasn't got everything
@@ -26,6 +27,7 @@ from typing import Any, NoReturn
 import click
 
 import autowarmup
+from autowarmup.cli.audit import audit, lint
 from autowarmup.cli.common import BAD_INPUT, CLOSED, FAILED, INTERRUPTED, NOT_DELIVERED, OK
 from autowarmup.cli.schedule import schedule, spaces
 from autowarmup.cli.show import report, show
@@ -39,7 +41,8 @@ EXIT_CODES = """\b
 Exit codes:
   0    done; after tune and resume: there is a schedule (tuned, tie or leaning)
   1    the study failed: the task's code raised, or the Ray
-       cluster was lost; after doctor: something is wrong
+       cluster was lost; after doctor: something is wrong;
+       after audit: a step was off; after lint: a trap
   2    what was passed can't be used
   3    nothing stable: no schedule got to the end of its run
   4    MLflow couldn't be reached, or hasn't got everything
@@ -113,7 +116,7 @@ def cli(context: click.Context) -> int:
     return BAD_INPUT  # of the group alone: a command's own code takes its place
 
 
-for command in (tune, resume, show, browse, report, schedule, spaces, sync, doctor):
+for command in (tune, resume, show, browse, report, schedule, spaces, audit, lint, sync, doctor):
     cli.add_command(command)
 
 

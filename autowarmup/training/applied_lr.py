@@ -11,6 +11,7 @@ from pydantic import PrivateAttr
 
 from autowarmup.errors import InputError
 from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.step_rates import on_each_step
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -63,7 +64,7 @@ class AppliedLR:
                 f"others then keep their ratio to it"
             )
         self._schedulers.append(scheduler)
-        optimizer.register_step_pre_hook(partial(self._observe, scheduler))
+        on_each_step(optimizer, partial(self._observe, scheduler))
 
     def of_step(self, step: int, reported: float | None) -> float:
         """The learning rate of a step that the loop reports: the one that its optimizers applied, or else the one that
@@ -92,10 +93,10 @@ class AppliedLR:
         self._check_asked(step)
         return self.schedule.lr_at(step)
 
-    def _observe(self, scheduler: ScheduleLR, optimizer: Optimizer, *_: Any) -> None:
+    def _observe(self, scheduler: ScheduleLR, rates: list[float]) -> None:
         """Called before each step of an optimizer."""
-        ratio, group = max(zip(scheduler.ratios, optimizer.param_groups, strict=False), key=lambda pair: pair[0])
-        self._applied.append(float(group["lr"]) / ratio)
+        ratio, rate = max(zip(scheduler.ratios, rates, strict=False), key=lambda pair: pair[0])
+        self._applied.append(rate / ratio)
 
     def _check_steps(self, step: int, applied: list[float]) -> None:
         self._steps += bool(applied)

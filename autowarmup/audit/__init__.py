@@ -1,0 +1,1 @@
+"""Whether a training applies the learning rates of its schedule."""

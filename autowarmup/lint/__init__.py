@@ -1,0 +1,1 @@
+"""What the warm-up in a framework's configuration file really is, in optimizer steps."""
