@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LinearLR, SequentialLR
 
 from autowarmup import RateAudit, Schedule
+from autowarmup.audit.causes import Cause
 from autowarmup.audit.rate_audit import TOLERANCE
 from autowarmup.audit.recording import every_step, read
 from autowarmup.errors import AppliedRateError, AppliedRateWarning, InputError
@@ -328,6 +330,31 @@ def test_an_optimizer_with_another_learning_rate_than_the_peak() -> None:
     train(model, optimizer, LambdaLR(optimizer, factor), 3)
     assert found(audit) == (0, "other-peak")
     assert "Make the optimizer with lr=0.1" in audit.finding.explanation
+
+
+def test_a_scheduler_of_an_older_checkpoint() -> None:
+    model, optimizer = training()
+    train(model, optimizer, PLAN.scheduler(optimizer), 5)
+    audit = quiet(optimizer)
+    train(model, optimizer, PLAN.scheduler(optimizer, last_step=2), 1)
+    assert found(audit) == (5, "behind")
+    assert "2 steps behind" in audit.finding.explanation
+
+
+def test_a_scheduler_that_is_stepped_once_too_often() -> None:
+    model, optimizer = training()
+    scheduler, audit = LambdaLR(optimizer, factor), quiet(optimizer)
+    train(model, optimizer, scheduler, 12)
+    scheduler.step()
+    train(model, optimizer, scheduler, 1)
+    assert found(audit) == (12, "ahead")
+
+
+def test_the_documentation_lists_every_cause() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "applied-rate.md").read_text()
+    table = page.split("| --- | --- |")[1].split("\n\n")[0]
+    named = [name for row in table.splitlines() for name in re.findall(r"`([a-z-]+)`", row.split(" | ")[0])]
+    assert sorted(named) == sorted(get_args(Cause))
 
 
 def test_something_else_sets_the_rate() -> None:

@@ -48,7 +48,7 @@ class Evidence:
         resumed: whether a checkpoint was loaded.
         applied: the group's learning rate at this step, over its ratio.
         before: the same at the step before; None at the first step that was seen.
-        constant: whether all steps that were seen had this learning rate.
+        constant: whether the step before and the first one that was seen had this learning rate.
         base_lr: the optimizer's own learning rate, that of ratio 1.
         lone: whether other groups are right.
         passes: backward passes since the step before; 0 where it isn't known.

@@ -141,7 +141,6 @@ class RateAudit:
         self._begun, self._resumed = self.step, resumed
         self._before: list[float] = []
         self._first: list[float] = []
-        self._constant: list[bool] = []
         self._backwards.restart()
 
     def _loaded(self, optimizer: Optimizer) -> None:
@@ -163,17 +162,19 @@ class RateAudit:
             self._backwards.restart()
 
     def _compare(self, step: int, rates: list[float]) -> None:
-        expected = self._schedule.lr_at(step)
-        wrong = []
-        for group, (rate, ratio) in enumerate(zip(rates, self._ratios, strict=True)):
-            if rate != self._first[group]:
-                self._constant[group] = False
-            if not abs(rate - expected * ratio) <= self._allowed * ratio:  # a NaN is wrong, too
-                wrong.append(group)
-        if wrong:
-            self._report(step, rates, expected, wrong)
+        """In few operations: it is made at every step."""
+        expected, allowed = self._schedule.lr_at(step), self._allowed
+        for rate, ratio in zip(rates, self._ratios, strict=True):
+            if not abs(rate - expected * ratio) <= allowed * ratio:  # a NaN is wrong, too
+                self._report(step, rates, expected)
+                break
 
-    def _report(self, step: int, rates: list[float], expected: float, wrong: list[int]) -> None:
+    def _report(self, step: int, rates: list[float], expected: float) -> None:
+        wrong = [
+            group
+            for group, (rate, ratio) in enumerate(zip(rates, self._ratios, strict=True))
+            if not abs(rate - expected * ratio) <= self._allowed * ratio
+        ]
         group = max(wrong, key=self._ratios.__getitem__)
         ratio = self._ratios[group]
         cause, explanation = likely_cause(self._evidence(step, rates, group, wrong))
@@ -198,7 +199,7 @@ class RateAudit:
             resumed=self._resumed,
             applied=rates[group] / ratio,
             before=self._before[group] / ratio if group < len(self._before) else None,
-            constant=self._constant[group],
+            constant=rates[group] == self._first[group] and self._before[group : group + 1] in ([], [rates[group]]),
             base_lr=self._base_lr,
             lone=any(share and other not in wrong for other, share in enumerate(self._ratios)),
             passes=self._backwards.passes,
@@ -213,7 +214,6 @@ class RateAudit:
         """Parameter groups that are seen for the first time."""
         for group in self._optimizer.param_groups[len(self._ratios) :]:
             self._ratios.append(float(group.get("initial_lr", group["lr"])) / self._base_lr)
-        self._constant += [True] * (len(rates) - len(self._first))
         self._first += rates[len(self._first) :]
         if self._path is not None and _is_first_process():
             self._recorder = self._recorder or Recorder(self._path)
