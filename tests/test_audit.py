@@ -8,11 +8,13 @@ import math
 import re
 import warnings
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+import torch.multiprocessing  # registers how tensors are sent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -120,6 +122,14 @@ def test_tensor_rates_are_read() -> None:
     optimizer = Adam(model.parameters(), lr=torch.tensor(0.1), foreach=False, capturable=False)
     RateAudit(optimizer, PLAN, mode="raise")
     train(model, optimizer, PLAN.scheduler(optimizer), 40)
+
+
+def test_an_audited_model_can_be_sent_to_another_process() -> None:
+    model, optimizer = training()
+    RateAudit(optimizer, PLAN)
+    received = ForkingPickler.loads(ForkingPickler.dumps(model))
+    assert torch.equal(received.weight, model.weight)
+    assert copy.deepcopy(model).weight._backward_hooks is None
 
 
 def test_an_audit_of_a_run_of_two_optimizers() -> None:

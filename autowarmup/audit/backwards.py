@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.nn import Parameter
-    from torch.optim import Optimizer
-    from torch.utils.hooks import RemovableHandle
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 
 class Backwards:
@@ -36,6 +33,8 @@ class Backwards:
         if self._handle is not None:
             self._handle.remove()
 
+    # PyTorch leaves such a hook out, without a warning, where the model is sent to another process.
+    @unserializable_hook  # type: ignore[untyped-decorator]
     def _passed(self, _: Tensor) -> None:
         """Called before the pass's gradient is added to the parameter's."""
         self.passes += 1

@@ -16,7 +16,7 @@ from autowarmup.audit.causes import Evidence, likely_cause
 from autowarmup.audit.finding import Finding
 from autowarmup.audit.recording import Recorder
 from autowarmup.errors import AppliedRateError, AppliedRateWarning, InputError
-from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.schedule import ContinuedSchedule, Schedule
 from autowarmup.schedule.step_rates import on_each_step
 from autowarmup.schedule.torch_scheduler import lr_ratios
 from autowarmup.values import nearest, short
@@ -72,7 +72,7 @@ class RateAudit:
     def __init__(
         self,
         optimizer: Optimizer,
-        schedule: Schedule,
+        schedule: Schedule | ContinuedSchedule,
         *,
         mode: Mode = "warn",
         record: str | Path | None = None,
@@ -83,7 +83,7 @@ class RateAudit:
         if mode not in get_args(Mode):
             known = ", ".join(map(repr, get_args(Mode)))
             raise InputError(f"mode={short(mode)}: must be one of {known}{nearest(str(mode), get_args(Mode))}")
-        if not isinstance(schedule, Schedule):
+        if not isinstance(schedule, Schedule | ContinuedSchedule):
             raise InputError(f"schedule={short(schedule)}: must be a Schedule")
         if not 0.0 <= tolerance < 1.0:
             raise InputError(f"tolerance={short(tolerance)}: must be a share of the peak, from 0 to below 1")

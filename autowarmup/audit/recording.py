@@ -11,7 +11,7 @@ from typing import Any
 
 from autowarmup.audit.finding import Finding
 from autowarmup.errors import InputError
-from autowarmup.schedule.schedule import Schedule
+from autowarmup.schedule.schedule import ContinuedSchedule, Schedule
 from autowarmup.values import short
 
 FORMAT = "autowarmup audit 1"
@@ -30,7 +30,7 @@ class Part:
         finding: the first step that was off; None where all are right.
     """
 
-    schedule: Schedule
+    schedule: Schedule | ContinuedSchedule
     ratios: list[float]
     names: list[str]
     steps: list[int] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Recorder:
             raise InputError(f"record={str(path)!r} can't be written: {error.strerror}") from error
         self._flushed = 0.0
 
-    def begin(self, schedule: Schedule, ratios: Sequence[float], names: Sequence[str]) -> None:
+    def begin(self, schedule: Schedule | ContinuedSchedule, ratios: Sequence[float], names: Sequence[str]) -> None:
         """A new part; also where a parameter group was added."""
         plan = schedule.model_dump(mode="json")
         self._write({"format": FORMAT, "schedule": plan, "ratios": list(ratios), "names": list(names)})
@@ -114,7 +114,8 @@ def _take(line: dict[str, Any], parts: list[Part]) -> None:
     if "format" in line:
         if line["format"] != FORMAT:
             raise ValueError(f"format {line['format']!r}")
-        parts.append(Part(Schedule.model_validate(line["schedule"]), line["ratios"], line["names"]))
+        kind = ContinuedSchedule if "at_step" in line["schedule"] else Schedule
+        parts.append(Part(kind.model_validate(line["schedule"]), line["ratios"], line["names"]))
     elif "finding" in line:
         parts[-1].finding = Finding.model_validate(line["finding"])
     else:

@@ -15,13 +15,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import lru_cache
 from numbers import Integral
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from autowarmup.errors import InputError
-from autowarmup.schedule.decays import ConstantDecay, CosineDecay, Decay, ExponentialDecay
+from autowarmup.schedule.decays import ConstantDecay, CosineDecay, Decay, ExponentialDecay, WarmupStableDecay
+from autowarmup.schedule.duration import Duration, duration_steps
+from autowarmup.schedule.rescaling import ScalingRule, scaling_rule
 from autowarmup.schedule.shapes import Exponential, Linear, NoWarmup, Polynomial, Rule, Shape, UntunedLinear
 from autowarmup.values import Frozen, Number, Whole, short
 
@@ -175,6 +177,102 @@ class Schedule(Frozen):
 
         return export(self, framework, kind, exact, tolerance)
 
+    def continued(self, at_step: int, horizon: int, rewarm: Duration | None = None) -> ContinuedSchedule:
+        """This schedule for a run that goes on from a checkpoint with another horizon. Its steps are counted from the
+        start of the run, so a scheduler's saved state fits.
+
+        Without ``rewarm`` the learning rate goes on from where it is. In the warm-up, and as long as the decay doesn't
+        depend on the horizon, this is the schedule with the new horizon; a decay that has begun goes on from its
+        learning rate to the same end over the steps that are left. With ``rewarm`` it climbs back to the peak in a
+        straight line and decays again (Ibrahim et al. 2024, arXiv 2403.08763; it disturbs what was learned at first,
+        and lets a model learn new data where the old decay has ended).
+
+        Args:
+            at_step: the number of the first step after the checkpoint, counted from 0: that of the steps made.
+            horizon: optimizer steps of the whole run, those made included; more than ``at_step``.
+            rewarm: the new warm-up's duration, in steps or as a share of the steps that are left, such as ``"5%"``.
+
+        Raises:
+            InputError: a value out of its range, or a learning rate of 0 at ``at_step`` without ``rewarm``.
+
+        Example:
+            >>> schedule = Schedule(peak=1e-3, horizon=1_000, warmup_steps=100, shape="linear")
+            >>> longer = schedule.continued(1_000, horizon=3_000, rewarm="5%")
+            >>> [round(longer.lr_at(step), 6) for step in (500, 999, 1_000, 1_100, 3_000)]
+            [0.000587, 0.0, 0.0, 0.001, 0.0]
+        """
+        if not isinstance(at_step, Integral) or not isinstance(horizon, Integral) or not 0 <= at_step < horizon:
+            raise InputError(
+                f"at_step={short(at_step)}, horizon={short(horizon)}: must be whole numbers, at_step at least 0, and "
+                f"horizon, which counts the steps made as well, above it"
+            )
+        start, left, end = self.lr_at(at_step), int(horizon - at_step), self.final_factor * self.peak
+        if rewarm is not None:
+            climb = duration_steps(rewarm, left)
+            after = self._changed(
+                horizon=left, shape="linear", warmup_steps=climb, start_factor=min(1.0, start / self.peak)
+            )
+            return ContinuedSchedule(before=self, at_step=at_step, after=after, origin=at_step)
+        if at_step <= self.duration or self.lr_at(at_step) == self._changed(horizon=horizon).lr_at(at_step):
+            return ContinuedSchedule(before=self, at_step=at_step, after=self._changed(horizon=horizon), origin=0)
+        if start == 0.0:
+            raise InputError(
+                f"at step {at_step:,} the learning rate is 0, so that a run can't go on from it: give rewarm, such as "
+                f"rewarm='5%'"
+            )
+        rest: dict[str, Any] = {"shape": "none", "warmup_steps": 0, "start_factor": None}
+        if isinstance(self.decay, WarmupStableDecay):
+            rest["decay"] = "linear"  # its cool-down has begun
+        after = self._changed(peak=start, horizon=left, final_factor=min(1.0, end / start), **rest)
+        return ContinuedSchedule(before=self, at_step=at_step, after=after, origin=at_step)
+
+    def rescaled(
+        self,
+        batch: float = 1.0,
+        width: float = 1.0,
+        *,
+        optimizer: str = "adamw",
+        warmup: Literal["samples", "steps"] = "samples",
+    ) -> Rescaled:
+        """This schedule for another batch size or width, by published rules, over as many samples. Rules are
+        extrapolations: the result names its rule, the source, and the conditions under which it holds.
+
+        Args:
+            batch: the new batch size as a multiple of the old one, above 0.
+            width: the new width as a multiple of the old one, above 0.
+            optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"``.
+            warmup: what of the warm-up stays: its number of samples or of steps. With samples, a rule's ``beta2``
+                changes as Adam's has to.
+
+        Raises:
+            InputError: no rule holds, or a value out of its range.
+
+        Example:
+            >>> schedule = Schedule(peak=1e-3, horizon=10_000, warmup_steps=1_000, shape="linear")
+            >>> larger = schedule.rescaled(batch=4.0)
+            >>> larger.schedule.describe()
+            'peak 0.002, linear warm-up over 250 steps (10%), cosine decay to 0 at step 2,500'
+            >>> larger.rule.name, larger.rule.weight_decay, round(larger.rule.new_beta(0.95), 3)
+            ('square-root scaling', 2.0, 0.8)
+        """
+        if warmup not in ("samples", "steps"):
+            raise InputError(f"warmup={short(warmup)}: must be 'samples' or 'steps', what of the warm-up stays")
+        rule = scaling_rule(batch, width, optimizer)
+        changes: dict[str, Any] = {"peak": self.peak * rule.peak, "horizon": max(1, round(self.horizon * rule.steps))}
+        if warmup == "samples" and isinstance(self.shape, Rule):
+            changes["shape"] = self.shape.model_dump() | {"beta2": rule.new_beta(self.shape.beta2)}
+        elif warmup == "samples" and self.warmup_steps:
+            changes["warmup_steps"] = max(1, round(self.warmup_steps * rule.steps))
+        return Rescaled(schedule=self._changed(**changes), rule=rule)
+
+    def _changed(self, **changes: Any) -> Schedule:
+        """With other settings.
+
+        Raises:
+            InputError: they contradict one another.
+        """
+        return Schedule(**(self.model_dump() | changes))
+
     def describe(self) -> str:
         """One line for people.
 
@@ -195,6 +293,80 @@ class Schedule(Frozen):
             f"peak {self.peak:.4g}, {warmup}, {self.decay.kind} decay to {self.lr_at(self.horizon):.3g} "
             f"at step {self.horizon:,}"
         )
+
+
+class ContinuedSchedule(Frozen):
+    """A schedule that another one follows from a checkpoint on; what :meth:`Schedule.continued` returns.
+
+    Args:
+        before: the schedule up to the checkpoint.
+        at_step: the first step after the checkpoint, counted from the start of the run.
+        after: the schedule from that step on.
+        origin: the step of the run at which the steps of ``after`` are counted as 0.
+    """
+
+    before: Schedule
+    at_step: Whole = Field(ge=0)
+    after: Schedule
+    origin: Whole = Field(ge=0)
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate before the checkpoint."""
+        return self.before.peak
+
+    @property
+    def horizon(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.origin + self.after.horizon
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of optimizer step ``step``, counted from the start of the run. Constant past the horizon.
+
+        Raises:
+            InputError: ``step`` is not a whole number, or negative.
+        """
+        if not isinstance(step, Integral) or step < self.at_step:
+            return self.before.lr_at(step)
+        return self.after.lr_at(step - self.origin)
+
+    def curve(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """All rates, shape ``(horizon,)``: ``curve()[t] == lr_at(t)``, to the bit."""
+        return np.fromiter((self.lr_at(step) for step in range(self.horizon)), np.float64, self.horizon)
+
+    def scheduler(self, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None) -> ScheduleLR:
+        """See :meth:`Schedule.scheduler`. Load the state that was saved, or give ``last_step=at_step - 1``."""
+        from autowarmup.schedule.torch_scheduler import ScheduleLR
+
+        return ScheduleLR(optimizer, self, last_epoch=last_step, base_lr=base_lr)
+
+    def describe(self) -> str:
+        """One line for people.
+
+        >>> schedule = Schedule(peak=1e-3, horizon=1_000, warmup_steps=100, shape="linear")
+        >>> schedule.continued(500, horizon=3_000).describe()
+        'from step 500 on: peak 0.0005868, no warm-up, cosine decay to 0 at step 3,000'
+        """
+        after = self.after.describe()
+        if self.origin:
+            after = after.replace(f"at step {self.after.horizon:,}", f"at step {self.horizon:,}")
+        return f"from step {self.at_step:,} on: {after}"
+
+
+class Rescaled(Frozen):
+    """A schedule for another batch size or width; what :meth:`Schedule.rescaled` returns.
+
+    Args:
+        schedule: the new schedule.
+        rule: what was applied, and what else to change: Adam's betas (``rule.new_beta``), ``eps`` and weight decay.
+    """
+
+    schedule: Schedule
+    rule: ScalingRule
+
+    def describe(self) -> str:
+        """For people: the schedule, the rule, its source, and when it holds."""
+        return f"{self.schedule.describe()}\nby {self.rule.name} ({self.rule.source}), which holds {self.rule.holds}"
 
 
 @lru_cache
