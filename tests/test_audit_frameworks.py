@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from autowarmup import RateAudit, Schedule
 from autowarmup.audit.recording import read
+from tests.export_runs import needs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks'
 
@@ -30,10 +31,6 @@ class Line(nn.Module):
 
     def forward(self, x: Any, labels: Any) -> dict[str, Any]:
         return {"loss": (self.linear(x) - labels).square().mean()}
-
-
-def needs(name: str) -> Any:
-    return pytest.importorskip(name, reason=f"{name} is not installed: pip install {name.split('.')[0]}")
 
 
 def scheduler_of(optimizer: Optimizer) -> LambdaLR:

@@ -16,15 +16,12 @@ import yaml
 from autowarmup.lint.linting import lint
 from autowarmup.lint.reading import Reading, Run
 from autowarmup.lint.transformers import FROM_FIRST, FROM_ZERO
+from tests.export_runs import HOW, needs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks'
 
 TOTAL = 60
 PEAK = 0.01
-
-
-def needs(name: str) -> Any:
-    return pytest.importorskip(name, reason=f"{name} is not installed: pip install {name.split('.')[0]}")
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -82,7 +79,7 @@ def axolotl_s_method() -> Callable[..., None]:
     """The method of Axolotl's builder that chooses the warm-up. The rest of its module needs the whole of Axolotl."""
     axolotl = importlib.util.find_spec("axolotl")
     if axolotl is None or axolotl.origin is None:
-        pytest.skip("axolotl is not installed: pip install axolotl")
+        pytest.skip(f"axolotl: {HOW}")
     source = (Path(axolotl.origin).parent / "core" / "builders" / "base.py").read_text()
     name = "_configure_warmup_and_logging"
     nodes = ast.walk(ast.parse(source))

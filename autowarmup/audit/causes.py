@@ -128,7 +128,7 @@ def _starts_at_zero(e: Evidence) -> str | None:
         return None
     return (
         "the scheduler starts at 0, as those of Transformers and DeepSpeed do, so that the first step changes nothing. "
-        "Apply the schedule itself: schedule.scheduler(optimizer)"
+        "Apply the schedule itself: schedule.scheduler(optimizer), or the code of schedule.export"
     )
 
 

@@ -35,7 +35,7 @@ def read(config: Fields, run: Run) -> Reading:
     traps.append(
         Trap(
             what="DeepSpeed's schedulers are one step late: the first step is an extra one at the lowest learning rate",
-            instead="a scheduler of your own: deepspeed.initialize(lr_scheduler=schedule.scheduler)",
+            instead="code that applies any schedule: `autowarmup schedule DIR --code deepspeed`",
         )
     )
     curve = "linear" if linear else "logarithmic"

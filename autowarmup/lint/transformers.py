@@ -29,8 +29,8 @@ KEYS = {
 
 START = Trap(
     what="the first optimizer step has a learning rate of 0: it trains nothing",
-    instead=f"lr_scheduler_type: {FROM_FIRST} with one step more, or your own scheduler: "
-    f"Trainer(optimizers=(optimizer, schedule.scheduler(optimizer)))",
+    instead=f"lr_scheduler_type: {FROM_FIRST} with one step more, or code that applies any schedule: "
+    "`autowarmup schedule DIR --code transformers`",
 )
 
 
