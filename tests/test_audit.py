@@ -226,6 +226,31 @@ def test_the_scheduler_is_stepped_twice_for_each_step() -> None:
     assert "2 times for each optimizer step" in audit.finding.explanation
 
 
+@pytest.mark.parametrize("shape", ["none", "linear"])
+@pytest.mark.parametrize("wrong", ["per batch", "3 times", "never"])
+def test_the_cause_is_right_where_the_schedule_is_nearly_flat(shape: str, wrong: str) -> None:
+    """There the first steps that are wrong differ too little to be seen."""
+    steps = 0 if shape == "none" else 40_000
+    plan = Schedule(peak=0.1, horizon=200_000, shape=shape, warmup_steps=steps, start_factor=0.999 if steps else None)
+    model, optimizer = training()
+    scheduler = LambdaLR(optimizer, lambda step: plan.lr_at(step) / plan.peak)
+    audit = RateAudit(optimizer, plan, mode="record")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's: before the first optimizer step
+        while audit.finding is None:
+            for _ in range(3 if wrong == "per batch" else 1):
+                backward(model)
+                if wrong == "per batch":
+                    scheduler.step()
+            optimizer.step()
+            optimizer.zero_grad()
+            for _ in range(3 if wrong == "3 times" else 0):
+                scheduler.step()
+    cause = {"per batch": "stepped-per-batch", "3 times": "stepped-several-times", "never": "not-stepped"}[wrong]
+    assert audit.finding.cause == cause
+    assert audit.step > 2
+
+
 def test_the_scheduler_is_stepped_before_the_optimizer() -> None:
     model, optimizer = training()
     scheduler, audit = LambdaLR(optimizer, factor), quiet(optimizer)

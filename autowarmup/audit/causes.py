@@ -3,7 +3,7 @@ step that is off."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -84,6 +84,12 @@ class Evidence:
         """Whether the learning rate is the schedule's of another step, and not of this one as well."""
         return step >= 0 and abs(self.applied - self.schedule.lr_at(step)) <= self.allowed
 
+    def best(self, counts: Iterable[int], position: Callable[[int], int]) -> int | None:
+        """The count with whose step's learning rate this one agrees best; None where it agrees with none. Where the
+        schedule is nearly flat it agrees with several."""
+        agreeing = [count for count in counts if self.is_rate_of(position(count))]
+        return min(agreeing, key=lambda count: abs(self.applied - self.schedule.lr_at(position(count))), default=None)
+
 
 def likely_cause(evidence: Evidence) -> tuple[Cause, str]:
     """The first cause that explains what is known, with what to do about it."""
@@ -134,7 +140,8 @@ def _starts_at_zero(e: Evidence) -> str | None:
 
 def _stepped_per_batch(e: Evidence) -> str | None:
     accumulates = e.cleared == 1 or (e.cleared == 0 and not e.scaled)
-    if not (e.passes > 1 and accumulates and e.is_rate_of(e.begun + (e.since + 1) * e.passes - 1)):
+    begun = e.best((0, e.begun), lambda begun: begun + (e.step - begun + 1) * e.passes - 1)
+    if not (e.passes > 1 and accumulates and begun is not None):
         return None
     return (
         f"gradients are accumulated over {e.passes} batches, and the scheduler is stepped after each batch. Call "
@@ -143,8 +150,8 @@ def _stepped_per_batch(e: Evidence) -> str | None:
 
 
 def _skipped_steps(e: Evidence) -> str | None:
-    skipped = next((count for count in range(1, MOST) if e.is_rate_of(e.step + count)), None) if e.scaled else None
-    if skipped is None:
+    skipped = e.best(range(1, MOST), lambda count: e.step + count)
+    if not e.scaled or skipped is None:
         return None
     return (
         f"the loss scaler skipped {_times(skipped, 'step')} whose gradients were not finite, and the scheduler was "
@@ -154,9 +161,8 @@ def _skipped_steps(e: Evidence) -> str | None:
 
 
 def _stepped_several_times(e: Evidence) -> str | None:
-    counts = [e.processes] if e.processes > 1 else []
-    counts += [count for count in range(2, MOST) if count not in counts]
-    count = next((count for count in counts if e.since and e.is_rate_of(e.begun + count * e.since)), None)
+    known = [e.processes] if e.processes > 1 and e.is_rate_of(e.begun + e.processes * e.since) else range(2, MOST)
+    count = e.best(known, lambda count: e.begun + count * e.since) if e.since else None
     if count is None:
         return None
     if count == e.processes and "accelerate" in e.callers:
@@ -186,7 +192,7 @@ def _stepped_early(e: Evidence) -> str | None:
 
 
 def _not_stepped(e: Evidence) -> str | None:
-    if e.before is None or not abs(e.applied - e.before) <= e.allowed:  # NaN is unlike all
+    if e.applied != e.before:
         return None
     if not e.constant:
         return (
@@ -213,7 +219,7 @@ def _restarted(e: Evidence) -> str | None:
 
 
 def _behind(e: Evidence) -> str | None:
-    late = next((count for count in range(1, MOST) if e.is_rate_of(e.step - count)), None)
+    late = e.best(range(1, MOST), lambda count: e.step - count)
     if late is None:
         return None
     return (
@@ -223,7 +229,7 @@ def _behind(e: Evidence) -> str | None:
 
 
 def _ahead(e: Evidence) -> str | None:
-    early = next((count for count in range(1, MOST) if e.is_rate_of(e.step + count)), None)
+    early = e.best(range(1, MOST), lambda count: e.step + count)
     if early is None:
         return None
     return (
