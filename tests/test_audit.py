@@ -8,6 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, get_args
@@ -168,6 +169,25 @@ def test_adam_s_own_count_is_enough_to_resume() -> None:
     assert audit.step == 10
     assert RateAudit(optimizer, PLAN).step == 5
     assert RateAudit(optimizer, PLAN, first_step=0).step == 0
+
+
+@pytest.mark.parametrize("made_first", [True, False], ids=["audit first", "optimizer first"])
+def test_a_run_whose_step_is_not_known_is_told_what_is_missing(made_first: bool) -> None:
+    model, optimizer = training(partial(SGD, momentum=0.9))
+    scheduler = PLAN.scheduler(optimizer)
+    train(model, optimizer, scheduler, 20)
+    saved = copy.deepcopy([optimizer.state_dict(), scheduler.state_dict()])
+
+    model, optimizer = training(partial(SGD, momentum=0.9))
+    scheduler = PLAN.scheduler(optimizer)
+    audit = quiet(optimizer) if made_first else None
+    for part, state in zip((optimizer, scheduler), saved, strict=True):
+        part.load_state_dict(state)
+    audit = audit or quiet(optimizer)
+    train(model, optimizer, scheduler, 1)
+    assert found(audit) == (0, "step-not-known")
+    RateAudit(optimizer, PLAN, mode="raise", first_step=21)
+    train(model, optimizer, scheduler, 1)
 
 
 # --- A training for each known cause ------------------------------------------------------------------------

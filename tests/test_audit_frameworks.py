@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from autowarmup import RateAudit, Schedule
 from autowarmup.audit.recording import read
-from tests.export_runs import needs
+from tests.export_runs import CODE, needs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks'
 
@@ -188,3 +189,26 @@ def test_lightning_steps_a_scheduler_once_an_epoch() -> None:
 def test_lightning_with_an_interval_of_steps_is_right(accumulate: int) -> None:
     audit = lightning_audit({"interval": "step"}, accumulate)
     assert (audit.finding, audit.step) == (None, 8)
+
+
+# --- Exported code ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", ["transformers", "accelerate", "lightning", "deepspeed"])
+def test_exported_code_gives_no_message_also_where_it_resumes(
+    framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every optimizer that makes a step is audited; half-way each run goes on from a checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    audits: dict[Optimizer, RateAudit] = {}
+
+    def begin(optimizer: Optimizer, *_: Any) -> None:
+        if optimizer not in audits:
+            audits[optimizer] = RateAudit(optimizer, PLAN, mode="raise")
+
+    hook = register_optimizer_step_pre_hook(begin)
+    try:
+        CODE[framework](PLAN.export(framework), PLAN, tmp_path)
+    finally:
+        hook.remove()
+    assert [audit.step for audit in audits.values()] == [PLAN.horizon // 2, PLAN.horizon]

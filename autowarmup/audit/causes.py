@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Cause = Literal[
+    "step-not-known",
     "group-left-out",
     "other-peak",
     "not-restored",
@@ -46,6 +47,7 @@ class Evidence:
         step: the number of the optimizer step, counted from 0.
         begun: the step at which the training began, or went on from a checkpoint.
         resumed: whether a checkpoint was loaded.
+        uncounted: whether one was loaded, and nothing says how many steps were made before.
         applied: the group's learning rate at this step, over its ratio.
         before: the same at the step before; None at the first step that was seen.
         constant: whether the step before and the first one that was seen had this learning rate.
@@ -63,6 +65,7 @@ class Evidence:
     step: int
     begun: int
     resumed: bool
+    uncounted: bool
     applied: float
     before: float | None
     constant: bool
@@ -97,6 +100,15 @@ def likely_cause(evidence: Evidence) -> tuple[Cause, str]:
         if words := explain(evidence):
             return cause, words
     return "unknown", "not known; something else than this schedule sets the learning rate"
+
+
+def _step_not_known(e: Evidence) -> str | None:
+    if not e.uncounted or e.since:
+        return None
+    return (
+        f"the run goes on from a checkpoint, and this optimizer doesn't count its steps, so the audit began at step "
+        f"{e.begun}. Load audit.state_dict() as well, or give RateAudit(first_step=...)"
+    )
 
 
 def _group_left_out(e: Evidence) -> str | None:
@@ -239,6 +251,7 @@ def _ahead(e: Evidence) -> str | None:
 
 
 EXPLANATIONS: dict[Cause, Callable[[Evidence], str | None]] = {
+    "step-not-known": _step_not_known,
     "group-left-out": _group_left_out,
     "not-restored": _not_restored,
     "starts-at-zero": _starts_at_zero,

@@ -99,9 +99,11 @@ class RateAudit:
         self._recorder: Recorder | None = None
         self.finding: Finding | None = None
         self._counts_itself = first_step is None
-        self.step = (_steps_made(self._optimizer) or 0) if first_step is None else int(first_step)
+        self.step = first_step or 0
         self._backwards = Backwards(self._optimizer)
         self._restart(resumed=self.step > 0)
+        if self._optimizer.state:
+            self._loaded(self._optimizer)
         self._handles = [
             on_each_step(self._optimizer, self._observe),
             self._optimizer.register_load_state_dict_post_hook(self._loaded),
@@ -136,18 +138,20 @@ class RateAudit:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _restart(self, resumed: bool) -> None:
+    def _restart(self, resumed: bool, uncounted: bool = False) -> None:
         """Forgets what was seen: the training begins, or goes on from a checkpoint."""
-        self._begun, self._resumed = self.step, resumed
+        self._begun, self._resumed, self._uncounted = self.step, resumed, uncounted
         self._before: list[float] = []
         self._first: list[float] = []
         self._backwards.restart()
 
     def _loaded(self, optimizer: Optimizer) -> None:
-        """Called after a state was loaded into the optimizer."""
+        """Called after a state was loaded into the optimizer: Accelerate loads an empty one at the start. A step that
+        the audit has from elsewhere stays."""
         made = _steps_made(optimizer) if self._counts_itself else None
         self.step = self.step if made is None else made
-        self._restart(resumed=True)
+        uncounted = self._counts_itself and made is None and self.step == 0
+        self._restart(resumed=True, uncounted=uncounted and bool(optimizer.state))
 
     def _observe(self, rates: list[float]) -> None:
         """Called before each step of the optimizer."""
@@ -197,6 +201,7 @@ class RateAudit:
             step=step,
             begun=self._begun,
             resumed=self._resumed,
+            uncounted=self._uncounted,
             applied=rates[group] / ratio,
             before=self._before[group] / ratio if group < len(self._before) else None,
             constant=rates[group] == self._first[group] and self._before[group : group + 1] in ([], [rates[group]]),
