@@ -189,10 +189,6 @@ def killed_again_and_again(
     assert findings(study) == reference
 
 
-def test_killed_three_times_it_ends_with_the_same_result(reference: dict[str, Any], tmp_path: Path) -> None:
-    killed_again_and_again(tmp_path, 3, 1, reference)
-
-
 def test_killed_while_several_segments_are_under_way_it_loses_none(tmp_path: Path) -> None:
     """Four trials at a time: one trains, the others have been started or have arrived."""
     autotune(**wide(study=tmp_path / "undisturbed"))
