@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -29,6 +29,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
     return Schedule(peak=0.1, horizon=horizon, shape=shape, warmup_steps=steps, decay=decay, final_factor=final)
 
 
+@settings(deadline=None)
 @given(schedules(), st.integers(1, 80), st.data())
 def test_the_rate_goes_on_from_where_it_is_to_the_same_end(plan: Schedule, more: int, data: st.DataObject) -> None:
     at_step = data.draw(st.integers(0, plan.horizon))
@@ -44,6 +45,7 @@ def test_the_rate_goes_on_from_where_it_is_to_the_same_end(plan: Schedule, more:
     assert tail == sorted(tail, reverse=True)
 
 
+@settings(deadline=None)
 @given(schedules(), st.integers(2, 80), st.data())
 def test_with_rewarm_it_climbs_to_the_peak_and_decays_again(plan: Schedule, left: int, data: st.DataObject) -> None:
     at_step, climb = data.draw(st.integers(0, plan.horizon)), data.draw(st.integers(1, left - 1))
