@@ -68,7 +68,9 @@ def accelerated(file: Path, prepares_scheduler: bool) -> None:
 def test_two_processes_of_accelerate(prepares_scheduler: bool, tmp_path: Path) -> None:
     needs("accelerate")
     from accelerate import debug_launcher
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # the processes are forks, and would have that of this one
     file = tmp_path / "rates.jsonl"
     debug_launcher(accelerated, (file, prepares_scheduler), num_processes=2)
     (part,) = read(file)
@@ -81,6 +83,16 @@ def test_two_processes_of_accelerate(prepares_scheduler: bool, tmp_path: Path) -
         assert part.finding is None
 
 
+def accumulate(accelerator: Any, loader: Any, model: Any, optimizer: Any, scheduler: Any) -> None:
+    """One epoch, with the scheduler stepped after every batch."""
+    for batch in loader:
+        with accelerator.accumulate(model):
+            accelerator.backward(model(**batch)["loss"])
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+
+
 def test_accumulation_in_accelerate_is_right() -> None:
     accelerate = needs("accelerate")
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
@@ -89,12 +101,7 @@ def test_accumulation_in_accelerate_is_right() -> None:
     parts = accelerator.prepare(DataLoader(ROWS, batch_size=4), model, optimizer, scheduler_of(optimizer))
     loader, model, optimizer, scheduler = parts
     with RateAudit(optimizer, PLAN, mode="raise") as audit:
-        for batch in loader:
-            with accelerator.accumulate(model):
-                accelerator.backward(model(**batch)["loss"])
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
+        accumulate(accelerator, loader, model, optimizer, scheduler)
     assert audit.step == 4
 
 
@@ -106,12 +113,7 @@ def test_a_scheduler_that_accelerate_has_not_prepared_under_accumulation() -> No
     scheduler = scheduler_of(optimizer)
     loader, model, optimizer = accelerator.prepare(DataLoader(ROWS, batch_size=4), model, optimizer)
     with RateAudit(optimizer, PLAN, mode="record") as audit:
-        for batch in loader:
-            with accelerator.accumulate(model):
-                accelerator.backward(model(**batch)["loss"])
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
+        accumulate(accelerator, loader, model, optimizer, scheduler)
     assert cause(audit) == (0, "stepped-per-batch")
 
 
