@@ -11,9 +11,6 @@ from matplotlib.lines import Line2D
 from autowarmup.audit.recording import Part, every_step, first_finding, thinned
 from autowarmup.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, canvas, legend, point, title
 
-POINTS = 2000
-"""Most points of a line: more than its pixels."""
-
 GROUPS = (BLUE, ORANGE, GREEN, PURPLE)
 """Colours of parameter groups."""
 
@@ -25,7 +22,7 @@ def draw(parts: Sequence[Part]) -> Figure:
     """The learning rates of every parameter group over the optimizer steps, applied and planned, with a cross at the
     first step that was off."""
     figure, axes = canvas()
-    finding, steps = first_finding(parts), thinned(list(every_step(parts)), POINTS)
+    finding, steps = first_finding(parts), thinned(list(every_step(parts)))
     names = list(dict.fromkeys(name for part in parts for name in part.names))
     handles = [Line2D([], [], color=GREY, linewidth=4, alpha=0.5, label="planned")]
     for number, name in enumerate(names):

@@ -12,12 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from autowarmup.audit.recording import Part, every_step, first_finding, thinned
 from autowarmup.errors import TrackingError
-
-BATCH = 900
-"""Metric values a call; MLflow takes 1,000."""
-
-POINTS = 2000
-"""Most values of a metric."""
+from autowarmup.tracking.client import batches
+from autowarmup.tracking.metrics import milliseconds
 
 
 def send(parts: Sequence[Part], uri: str | None, run: str) -> int:
@@ -39,8 +35,8 @@ def send(parts: Sequence[Part], uri: str | None, run: str) -> int:
     metrics = list(_metrics(parts))
     try:
         client = MlflowClient(uri)
-        for first in range(0, len(metrics), BATCH):
-            client.log_batch(run, metrics[first : first + BATCH])
+        for batch in batches(metrics):
+            client.log_batch(run, batch)
         client.set_tag(run, "autowarmup.audit", finding.describe() if finding else "applied as planned")
     except MlflowException as error:
         raise TrackingError(f"the recording can't be sent to the MLflow run {run!r}: {error}") from error
@@ -48,8 +44,8 @@ def send(parts: Sequence[Part], uri: str | None, run: str) -> int:
 
 
 def _metrics(parts: Sequence[Part]) -> Iterator[Metric]:
-    now = int(1000 * time.time())
-    for part, step, rates in thinned(list(every_step(parts)), POINTS):
+    now = milliseconds(time.time())
+    for part, step, rates in thinned(list(every_step(parts))):
         for name, ratio, rate in zip(part.names, part.ratios, rates, strict=True):
             suffix = "" if len(part.names) == 1 else f".{name}"
             for key, value in (("lr_applied", rate), ("lr_planned", ratio * part.schedule.lr_at(step))):

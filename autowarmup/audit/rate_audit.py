@@ -168,17 +168,15 @@ class RateAudit:
     def _compare(self, step: int, rates: list[float]) -> None:
         """In few operations: it is made at every step."""
         expected, allowed = self._schedule.lr_at(step), self._allowed
-        for rate, ratio in zip(rates, self._ratios, strict=True):
-            if not abs(rate - expected * ratio) <= allowed * ratio:  # a NaN is wrong, too
-                self._report(step, rates, expected)
-                break
-
-    def _report(self, step: int, rates: list[float], expected: float) -> None:
         wrong = [
             group
             for group, (rate, ratio) in enumerate(zip(rates, self._ratios, strict=True))
-            if not abs(rate - expected * ratio) <= self._allowed * ratio
+            if not abs(rate - expected * ratio) <= allowed * ratio  # a NaN is wrong, too
         ]
+        if wrong:
+            self._report(step, rates, expected, wrong)
+
+    def _report(self, step: int, rates: list[float], expected: float, wrong: list[int]) -> None:
         group = max(wrong, key=self._ratios.__getitem__)
         ratio = self._ratios[group]
         cause, explanation = likely_cause(self._evidence(step, rates, group, wrong))

@@ -16,6 +16,9 @@ from autowarmup.values import short
 
 FORMAT = "autowarmup audit 1"
 
+POINTS = 2000
+"""Most steps that are drawn or sent: more than a picture has pixels across."""
+
 
 @dataclass
 class Part:
@@ -140,7 +143,7 @@ def every_step(parts: Sequence[Part]) -> Iterator[Step]:
         yield part, step, rates
 
 
-def thinned(steps: Sequence[Step], most: int) -> list[Step]:
+def thinned(steps: Sequence[Step], most: int = POINTS) -> list[Step]:
     """At most about so many steps, evenly spaced, with those around where a learning rate was off first."""
     if len(steps) <= most:
         return list(steps)

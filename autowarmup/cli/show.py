@@ -68,7 +68,7 @@ def _overview_text(store: StudyStore) -> str:
     spent = sum(record.steps for record in records)
     rows = [_row(record, trial.outcome or "open") for record, trial in zip(records, trials, strict=True)]
     lines = [
-        _table(rows, trials[0].objective.name if trials else "loss"),
+        _table(rows, store.objective.name),
         f"{folder}: {now}, {spent:,}{'' if budget is None else f' of {budget:,}'} optimizer steps",
     ]
     if result := found(store):

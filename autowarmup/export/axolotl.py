@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import yaml
 
-from autowarmup.export.base import Form, Framework, Plan
+from autowarmup.export.base import Form, Framework, Plan, half_cosine
 from autowarmup.export.closed_form import written
 from autowarmup.export.transformers import Share, types
 
@@ -50,7 +49,7 @@ def _quadratic(warmup: int, horizon: int) -> Share:
     def share(step: int) -> float:
         if step < warmup:
             return (step / warmup) ** 2
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, horizon - warmup))))
+        return max(0.0, half_cosine((step - warmup) / max(1, horizon - warmup)))
 
     return share
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -123,3 +124,8 @@ def first_share(plan: Plan) -> float | None:
 def rise(step: int, steps: int, start: float) -> float:
     """A straight line from ``start`` at step 0 to 1 at ``steps``."""
     return start + (1.0 - start) * step / steps
+
+
+def half_cosine(done: float) -> float:
+    """Half a cosine wave from 1 at 0 to 0 at 1, computed as the frameworks do."""
+    return 0.5 * (1.0 + math.cos(math.pi * done))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
-from autowarmup.export.base import Form, Framework, Plan, first_share
+from autowarmup.export.base import Form, Framework, Plan, first_share, half_cosine
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -65,7 +64,7 @@ def _form(name: str, plan: Plan, low: float, warmup: int) -> Form:
         if name == "WarmupDecayLR":
             return low + (1.0 - low) * max(0.0, (total - 1 - last) / max(1, total - 1 - warmup))
         done = min(1.0, (last - warmup + 1) / max(1, total - warmup))
-        return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done))
+        return final + (1.0 - final) * half_cosine(done)
 
     return Form(share, config=json.dumps({"scheduler": {"type": name, "params": params}}, indent=2) + "\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from autowarmup.export.base import Form, Framework, Plan, first_share, rise
+from autowarmup.export.base import Form, Framework, Plan, first_share, half_cosine, rise
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -56,7 +56,7 @@ def _own(plan: Plan) -> Iterator[Form]:
             done = (step - warmup) / length
             if decay == "exponential":
                 return math.pow(final, done)
-            height = 0.5 * (1.0 + math.cos(math.pi * done)) if decay == "cosine" else 1.0 - done
+            height = half_cosine(done) if decay == "cosine" else 1.0 - done
             return final + (1.0 - final) * height
 
         name = f"keras.optimizers.schedules.{call}"

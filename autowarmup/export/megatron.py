@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from autowarmup.export.base import Form, Framework, Plan, first_share, rise
+from autowarmup.export.base import Form, Framework, Plan, first_share, half_cosine, rise
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -55,7 +55,7 @@ def _own(plan: Plan) -> Iterator[Form]:
             height = 1.0 - max(0.0, (step - horizon + cooldown) / cooldown)
         else:
             done = (step - warmup) / (horizon - warmup)
-            height = 0.5 * (1.0 + math.cos(math.pi * done)) if kind == "cosine" else 1.0 - done
+            height = half_cosine(done) if kind == "cosine" else 1.0 - done
         return final + (1.0 - final) * height
 
     yield Form(share, config=options + "\n")

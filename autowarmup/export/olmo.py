@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from autowarmup.export.base import Form, Framework, Plan
+from autowarmup.export.base import Form, Framework, Plan, half_cosine
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -60,7 +59,7 @@ class Stage(NamedTuple):
     def share(self, current: int) -> float:
         done = current / self.duration
         if self.shape == "cosine":
-            return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(math.pi * done))
+            return self.end + (self.start - self.end) * half_cosine(done)
         return self.start + (self.end - self.start) * done
 
 

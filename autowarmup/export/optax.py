@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from autowarmup.export.base import Form, Framework, Plan, first_share
+from autowarmup.export.base import Form, Framework, Plan, first_share, half_cosine
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -57,7 +57,7 @@ class Piece(NamedTuple):
         if self.kind == "exponential":
             return self.start * math.pow(self.end / self.start, done)
         if self.kind == "cosine":
-            return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(math.pi * done))
+            return self.end + (self.start - self.end) * half_cosine(done)
         return self.start + (self.end - self.start) * done
 
 

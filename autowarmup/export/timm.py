@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from autowarmup.export.base import Form, Framework, Plan, first_share, rise
+from autowarmup.export.base import Form, Framework, Plan, first_share, half_cosine, rise
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -79,7 +79,7 @@ def _own(plan: Plan) -> Iterator[Form]:
 
 def _fall(settings: dict[str, Any], done: float) -> float:
     if settings["decay_fn"] == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * done))
+        return half_cosine(done)
     if settings["decay_fn"] == "exp":
         ratio: float = settings["decay_ratio"]
         return (math.pow(ratio, done) - ratio) / (1.0 - ratio)

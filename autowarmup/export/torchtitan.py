@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from autowarmup.export.base import Form, Framework, Plan
+from autowarmup.export.base import Form, Framework, Plan, half_cosine
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -66,7 +65,7 @@ def _form(plan: Plan, warmup: int, total: int, ratio: float | None, kind: str, f
         if step < stable_until:
             return 1.0
         done = (step + 1 - stable_until) / decay
-        return final + (1.0 - final) * (0.5 * (1.0 + math.cos(math.pi * done)) if kind == "cosine" else 1.0 - done)
+        return final + (1.0 - final) * (half_cosine(done) if kind == "cosine" else 1.0 - done)
 
     values = {"warmup": warmup, "total": total, "ratio": ratio, "kind": kind, "final": final}
     return Form(share, config=OWN.format(horizon=plan.horizon, peak=float(plan.peak), **values))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from autowarmup.export.base import Form, Framework, Plan
+from autowarmup.export.base import Form, Framework, Plan, half_cosine
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -46,7 +45,7 @@ def _form(plan: Plan, warmup: int) -> Form:
     def share(step: int) -> float:
         if step < warmup:
             return step / warmup
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, plan.horizon - warmup))))
+        return max(0.0, half_cosine((step - warmup) / max(1, plan.horizon - warmup)))
 
     return Form(share, config=OWN.format(peak=float(plan.peak), horizon=plan.horizon, warmup=warmup))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from autowarmup.export.base import Form, Framework, Plan
+from autowarmup.export.base import Form, Framework, Plan, half_cosine
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -70,9 +70,9 @@ def _stable(plan: Plan) -> Iterator[tuple[str, dict[str, Any], int, Share]]:
         def share(step: int, length: int = length) -> float:
             if step < warmup:
                 done = step / warmup
-                return low + (1.0 - low) * (done if shape == "linear" else 1.0 - _half_cosine(done))
+                return low + (1.0 - low) * (done if shape == "linear" else 1.0 - half_cosine(done))
             done = max(0.0, (step - horizon + length) / length)
-            return low + (1.0 - low) * (1.0 - done if decay == "linear" else _half_cosine(done))
+            return low + (1.0 - low) * (1.0 - done if decay == "linear" else half_cosine(done))
 
         yield "warmup_stable_decay", kwargs, warmup, share
 
@@ -81,12 +81,8 @@ def _left(warmup: int, horizon: int) -> Share:
     return lambda step: max(0.0, (horizon - step) / max(1, horizon - warmup))
 
 
-def _half_cosine(progress: float) -> float:
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
 def _cosine(left: Share) -> Share:
-    return lambda step: _half_cosine(1.0 - left(step))
+    return lambda step: half_cosine(1.0 - left(step))
 
 
 def _above(low: float, share: Share) -> Share:
@@ -106,7 +102,7 @@ def _cosine_warmup(warmup: int, horizon: int, final: float, rate: float | None) 
     def share(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup if rate is None else rate + (1.0 - rate) * step / (warmup - 1)
-        return max(0.0, final + (1.0 - final) * _half_cosine((step - warmup + 1) / max(1, horizon - warmup)))
+        return max(0.0, final + (1.0 - final) * half_cosine((step - warmup + 1) / max(1, horizon - warmup)))
 
     return share
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from autowarmup.errors import InputError
-from autowarmup.lint.reading import Fields, Reading, Run, Trap
+from autowarmup.lint.reading import Fields, Reading, Run, Trap, given_steps
 from autowarmup.lint.transformers import warmup
 
 KEYS = {"base_model", "micro_batch_size", "num_epochs", "datasets", "sequence_len", "sample_packing"}
@@ -58,10 +58,8 @@ def _asked(config: Fields, total: int | None) -> float:
 
 def _total(config: Fields, run: Run) -> int | None:
     """Optimizer steps of the run. With packed samples the number of examples doesn't tell."""
-    limit = config.number("max_steps", -1.0, least=-1.0)
-    if limit > 0:
-        return int(limit)
-    if run.steps is not None or run.examples is None or config.get("sample_packing"):
-        return run.steps
+    given = given_steps(config, run)
+    if given is not None or run.examples is None or config.get("sample_packing"):
+        return given
     batch = config.whole("micro_batch_size", 1, least=1) * config.whole("gradient_accumulation_steps", 1, least=1)
     return math.ceil(run.examples * config.number("num_epochs", 1.0) / (batch * run.processes))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from autowarmup.errors import InputError
 from autowarmup.lint import accelerate, axolotl, deepspeed, lightning, transformers
@@ -16,22 +16,23 @@ from autowarmup.values import nearest, short
 MAX_BYTES = 1_000_000
 """The largest file that is read."""
 
-READERS: dict[str, Callable[[Fields, Run], Reading]] = {
-    "accelerate": accelerate.read,
-    "deepspeed": deepspeed.read,
-    "lightning": lightning.read,
-    "axolotl": axolotl.read,
-    "transformers": transformers.read,
-}
 
-KEYS = {
-    "accelerate": accelerate.KEYS,
-    "deepspeed": deepspeed.KEYS,
-    "lightning": lightning.KEYS,
-    "axolotl": axolotl.KEYS,
-    "transformers": transformers.KEYS,
+class Reader(Protocol):
+    """A module that reads a framework's configuration, and the keys that this is known by."""
+
+    KEYS: set[str]
+
+    def read(self, config: Fields, run: Run) -> Reading: ...
+
+
+READERS: dict[str, Reader] = {
+    "accelerate": accelerate,
+    "deepspeed": deepspeed,
+    "lightning": lightning,
+    "axolotl": axolotl,
+    "transformers": transformers,
 }
-"""What each framework's configuration is known by. Axolotl's has fields of Transformers as well, so it comes first."""
+"""In the order in which a configuration is told by its keys: Axolotl's has fields of Transformers as well."""
 
 
 def lint(path: Path, run: Run, framework: str | None = None) -> Reading:
@@ -50,7 +51,7 @@ def lint(path: Path, run: Run, framework: str | None = None) -> Reading:
     if name not in READERS:
         raise InputError(f"framework {name!r} is unknown{nearest(name, READERS)}; known: {', '.join(READERS)}")
     try:
-        return READERS[name](Fields(values), run)
+        return READERS[name].read(Fields(values), run)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -76,7 +77,7 @@ def _values(path: Path) -> Mapping[str, Any]:
 
 def _framework_of(path: Path, values: Mapping[str, Any]) -> str:
     """The first framework that has some of the keys."""
-    found = next((name for name, keys in KEYS.items() if keys & set(values)), None)
+    found = next((name for name, reader in READERS.items() if reader.KEYS & set(values)), None)
     if found is None:
         raise InputError(
             f"{path} is not a configuration that is known: it has the keys {short(sorted(values))}. Known are those of "

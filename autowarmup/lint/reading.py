@@ -147,3 +147,9 @@ class Fields:
         if value is not None and not isinstance(value, Mapping):
             raise InputError(f"{self._within}{key}: must be a mapping, got {short(value)}")
         return Fields(value or {}, f"{self._within}{key}.")
+
+
+def given_steps(config: Fields, run: Run) -> int | None:
+    """Optimizer steps of the run as Transformers and Axolotl are given them: ``max_steps``, where it is above 0."""
+    limit = config.number("max_steps", -1.0, least=-1.0)
+    return int(limit) if limit > 0 else run.steps

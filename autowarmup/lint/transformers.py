@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 from autowarmup.errors import InputError
-from autowarmup.lint.reading import Fields, Reading, Run, Trap
+from autowarmup.lint.reading import Fields, Reading, Run, Trap, given_steps
 from autowarmup.values import nearest
 
 FROM_ZERO = {
@@ -115,11 +115,9 @@ def warmup(kind: str, asked: float, total: int | None, framework: str, options: 
 
 def _total(config: Fields, run: Run) -> int | None:
     """Optimizer steps of the run, as the Trainer counts them."""
-    limit = config.number("max_steps", -1.0, least=-1.0)
-    if limit > 0:
-        return int(limit)
-    if run.steps is not None or run.examples is None:
-        return run.steps
+    given = given_steps(config, run)
+    if given is not None or run.examples is None:
+        return given
     batch = config.whole("per_device_train_batch_size", 8, least=1)
     batches = math.ceil(math.ceil(run.examples / batch) / run.processes)
     an_epoch = math.ceil(batches / config.whole("gradient_accumulation_steps", 1, least=1))

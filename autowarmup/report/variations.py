@@ -8,8 +8,7 @@ from collections import Counter
 import numpy as np
 
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.schedule.shapes import Linear, NoWarmup, Rule
-from autowarmup.study.exchanges import WITHOUT_WARMUP
+from autowarmup.schedule.shapes import WITHOUT_WARMUP, Linear, NoWarmup, Rule
 from autowarmup.study.result import TuneResult
 
 

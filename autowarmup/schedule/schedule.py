@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import lru_cache
 from numbers import Integral
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -24,7 +24,16 @@ from autowarmup.errors import InputError
 from autowarmup.schedule.decays import ConstantDecay, CosineDecay, Decay, ExponentialDecay, WarmupStableDecay
 from autowarmup.schedule.duration import Duration, duration_steps
 from autowarmup.schedule.rescaling import ScalingRule, scaling_rule
-from autowarmup.schedule.shapes import Exponential, Linear, NoWarmup, Polynomial, Rule, Shape, UntunedLinear
+from autowarmup.schedule.shapes import (
+    WITHOUT_WARMUP,
+    Exponential,
+    Linear,
+    NoWarmup,
+    Polynomial,
+    Rule,
+    Shape,
+    UntunedLinear,
+)
 from autowarmup.values import Frozen, Number, Whole, short
 
 if TYPE_CHECKING:
@@ -39,7 +48,36 @@ FULL = 0.99
 Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
 
 
-class Schedule(Frozen):
+class Rates(Protocol):
+    """A plan that knows the learning rate of each step of a run."""
+
+    @property
+    def horizon(self) -> int: ...
+
+    def lr_at(self, step: int) -> float: ...
+
+
+class Applicable:
+    """What every plan from step to learning rate can do."""
+
+    def curve(self: Rates) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """All rates, shape ``(horizon,)``: ``curve()[t] == lr_at(t)``, to the bit."""
+        return np.fromiter((self.lr_at(step) for step in range(self.horizon)), np.float64, self.horizon)
+
+    def scheduler(self: Rates, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None) -> ScheduleLR:
+        """A ``torch.optim.lr_scheduler.LRScheduler`` that applies this schedule to ``optimizer``.
+
+        Call its ``step()`` after each ``optimizer.step()``. The group with the highest learning rate gets the
+        schedule, the others keep their ratio to it. ``last_step`` is the number, counted from 0, of the last
+        optimizer step that was made before; -1 for none. Where a run has several optimizers, make a scheduler
+        for each and pass the highest learning rate of them all as ``base_lr``.
+        """
+        from autowarmup.schedule.torch_scheduler import ScheduleLR
+
+        return ScheduleLR(optimizer, self, last_epoch=last_step, base_lr=base_lr)
+
+
+class Schedule(Applicable, Frozen):
     """The whole plan step -> learning rate: warm-up, then decay, over a horizon.
 
     Args:
@@ -137,22 +175,6 @@ class Schedule(Frozen):
         rate = self.peak * self.shape.share(step, self)
         return rate if step < self.warmup_steps else rate * self.decay.share(step, self)
 
-    def curve(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """All rates, shape ``(horizon,)``: ``curve()[t] == lr_at(t)``, to the bit."""
-        return np.fromiter((self.lr_at(step) for step in range(self.horizon)), np.float64, self.horizon)
-
-    def scheduler(self, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None) -> ScheduleLR:
-        """A ``torch.optim.lr_scheduler.LRScheduler`` that applies this schedule to ``optimizer``.
-
-        Call its ``step()`` after each ``optimizer.step()``. The group with the highest learning rate gets the
-        schedule, the others keep their ratio to it. ``last_step`` is the number, counted from 0, of the last
-        optimizer step that was made before; -1 for none. Where a run has several optimizers, make a scheduler
-        for each and pass the highest learning rate of them all as ``base_lr``.
-        """
-        from autowarmup.schedule.torch_scheduler import ScheduleLR
-
-        return ScheduleLR(optimizer, self, last_epoch=last_step, base_lr=base_lr)
-
     def export(self, framework: str, kind: Kind = "code", exact: bool = False, tolerance: float = 1e-6) -> Export:
         """This schedule written down for a framework, such as ``"transformers"`` or ``"keras"``.
 
@@ -220,10 +242,10 @@ class Schedule(Frozen):
                 f"at step {at_step:,} the learning rate is 0, so that a run can't go on from it: give rewarm, such as "
                 f"rewarm='5%'"
             )
-        rest: dict[str, Any] = {"shape": "none", "warmup_steps": 0, "start_factor": None}
+        rest = WITHOUT_WARMUP | {"peak": start, "horizon": left, "final_factor": min(1.0, end / start)}
         if isinstance(self.decay, WarmupStableDecay):
             rest["decay"] = "linear"  # its cool-down has begun
-        after = self._changed(peak=start, horizon=left, final_factor=min(1.0, end / start), **rest)
+        after = self._changed(**rest)
         return ContinuedSchedule(before=self, at_step=at_step, after=after, origin=at_step)
 
     def rescaled(
@@ -295,8 +317,9 @@ class Schedule(Frozen):
         )
 
 
-class ContinuedSchedule(Frozen):
+class ContinuedSchedule(Applicable, Frozen):
     """A schedule that another one follows from a checkpoint on; what :meth:`Schedule.continued` returns.
+    Its scheduler gets the state that was saved, or is made with ``last_step=at_step - 1``.
 
     Args:
         before: the schedule up to the checkpoint.
@@ -329,16 +352,6 @@ class ContinuedSchedule(Frozen):
         if not isinstance(step, Integral) or step < self.at_step:
             return self.before.lr_at(step)
         return self.after.lr_at(step - self.origin)
-
-    def curve(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """All rates, shape ``(horizon,)``: ``curve()[t] == lr_at(t)``, to the bit."""
-        return np.fromiter((self.lr_at(step) for step in range(self.horizon)), np.float64, self.horizon)
-
-    def scheduler(self, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None) -> ScheduleLR:
-        """See :meth:`Schedule.scheduler`. Load the state that was saved, or give ``last_step=at_step - 1``."""
-        from autowarmup.schedule.torch_scheduler import ScheduleLR
-
-        return ScheduleLR(optimizer, self, last_epoch=last_step, base_lr=base_lr)
 
     def describe(self) -> str:
         """One line for people.

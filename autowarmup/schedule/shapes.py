@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, field_validator
 
@@ -46,6 +46,10 @@ class NoWarmup(Frozen):
 
     def share(self, step: int, plan: Plan) -> float:
         return 1.0
+
+
+WITHOUT_WARMUP: dict[str, Any] = {"shape": NoWarmup(), "warmup_steps": 0, "start_factor": None}
+"""The settings of a schedule without a warm-up."""
 
 
 class Ramp(Frozen):

@@ -8,7 +8,7 @@ from typing import Any
 
 from autowarmup.schedule.decays import ConstantDecay
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.schedule.shapes import NoWarmup, Rule
+from autowarmup.schedule.shapes import WITHOUT_WARMUP, NoWarmup, Rule
 from autowarmup.search.candidates import harsher
 from autowarmup.study.forecast import Forecast, Traces, current_by_pairs, searched
 from autowarmup.study.gain import Exchange, Expected, Gain
@@ -39,10 +39,6 @@ def gain_of(result: TuneResult, traces: Traces) -> Gain | None:
         margin=verdict.margin,
         objective=result.config.objective,
     )
-
-
-WITHOUT_WARMUP: dict[str, Any] = {"shape": NoWarmup(), "warmup_steps": 0, "start_factor": None}
-"""The settings of a schedule without a warm-up."""
 
 
 def exchanged(tuned: Schedule, current: Schedule) -> Iterator[tuple[str, str, Schedule]]:

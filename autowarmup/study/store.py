@@ -279,13 +279,21 @@ class StudyStore:
         rows = self._db.execute("SELECT position, number, until, slots FROM arrivals ORDER BY position")
         return [StoredArrival(*map(int, row)) for row in rows]
 
-    @_reads
+    @property
+    def objective(self) -> Objective:
+        """What the study's trials are judged by."""
+        return Objective.model_validate((self.meta("config") or {}).get("objective", {}))
+
     def trial(self, number: int) -> StoredTrial:
         """Trial ``number``.
 
         Raises:
             StudyError: the study has no trial of that number.
         """
+        return self._trial(number, self.objective)
+
+    @_reads
+    def _trial(self, number: int, objective: Objective) -> StoredTrial:
         row = self._db.execute("SELECT spec, outcome FROM trials WHERE number = ?", (number,)).fetchone()
         if row is None:
             raise StudyError(f"the study in {self.folder} has no trial {number}; it has {len(self.numbers())}, from 0")
@@ -293,7 +301,6 @@ class StudyStore:
         segments = tuple(self._segments("WHERE number = ?", (number,)))
         if any(one.trace.end != following.trace.start for one, following in pairwise(segments)):
             raise StudyError(f"{self.path} can't be read as a study: trial {number} lacks a part")
-        objective = Objective.model_validate((self.meta("config") or {}).get("objective", {}))
         return StoredTrial(TrialSpec.model_validate_json(spec), outcome, segments, objective)
 
     @_reads
@@ -309,7 +316,8 @@ class StudyStore:
     @_reads
     def trials(self) -> list[StoredTrial]:
         """All trials, in order of their numbers."""
-        return [self.trial(number) for number in self.numbers()]
+        objective = self.objective
+        return [self._trial(number, objective) for number in self.numbers()]
 
     def _segments(self, where: str, values: tuple[int, ...]) -> Iterator[SegmentResult]:
         query = f"SELECT * FROM segments {where} ORDER BY number, until"

@@ -51,7 +51,6 @@ from autowarmup.tracking.naming import STUDY_COLOUR, Lineup, run_colour, run_nam
 from autowarmup.tracking.overview import Overview, TrialOverview
 from autowarmup.tracking.uri import default_store, redact, scrub
 from autowarmup.tracking.view import Range, view_page, view_state, view_tag
-from autowarmup.training.objective import Objective
 
 ARTIFACTS, NAMED = "autowarmup.artifacts", "autowarmup.name"
 """Tags that say what was sent: the artifacts' digest, and the name that a trial's run was given last."""
@@ -204,8 +203,7 @@ class Syncer:
         if verdict is None:
             return None
         found = None if schedule is None else Schedule.model_validate(schedule)
-        objective = Objective.model_validate(self.store.meta("config").get("objective", {}))
-        return contents.Findings(Verdict.model_validate(verdict), found, extrapolation, objective)
+        return contents.Findings(Verdict.model_validate(verdict), found, extrapolation, self.store.objective)
 
     def _send_view(
         self, client: MlflowClient, experiment: Experiment, seen: Sequence[TrialOverview], trials: Sequence[StoredTrial]
