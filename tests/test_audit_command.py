@@ -22,10 +22,12 @@ def run(*args: str | Path) -> Result:
     return CliRunner().invoke(cli, ["audit", *map(str, args)])
 
 
-def recorded(file: Path, steps: int = 30, twice_from: int | None = None) -> Path:
+def recorded(
+    file: Path, steps: int = 30, twice_from: int | None = None, names: tuple[str, str] = ("body", "head")
+) -> Path:
     """A training of two parameter groups; from a step on its scheduler is stepped twice."""
     weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
-    groups = [{"params": [weights[0]], "name": "body", "lr": 0.01}, {"params": [weights[1]], "name": "head"}]
+    groups = [{"params": [weights[0]], "name": names[0], "lr": 0.01}, {"params": [weights[1]], "name": names[1]}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     scheduler = PLAN.scheduler(optimizer)
     with RateAudit(optimizer, PLAN, mode="record", record=file):
@@ -74,6 +76,17 @@ def test_a_recording_goes_to_an_mlflow_run(tmp_path: Path) -> None:
     result = run(tmp_path / "rates.jsonl", "--run", "0" * 32, "--mlflow", uri)
     assert result.exit_code == 4
     assert "can't be sent to the MLflow run" in result.output
+
+
+def test_groups_may_have_any_names(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    existing = client.create_run(client.create_experiment("mine")).info.run_id
+    file = recorded(tmp_path / "rates.jsonl", names=("encoder[0:6]@all", "encoder[0 6]@all"))
+    assert run(file, "--run", existing, "--mlflow", uri).exit_code == 0
+    logged = client.get_run(existing).data.metrics
+    assert logged["lr_applied.encoder_0_6__all"] == pytest.approx(0.1 * PLAN.lr_at(29))
+    assert logged["lr_applied.encoder_0 6__all"] == pytest.approx(PLAN.lr_at(29))
 
 
 @pytest.mark.parametrize(

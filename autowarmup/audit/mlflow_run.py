@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 from autowarmup.audit.recording import Part, every_step, first_finding, thinned
 from autowarmup.errors import TrackingError
 from autowarmup.tracking.client import batches
-from autowarmup.tracking.metrics import milliseconds
+from autowarmup.tracking.contents import key
+from autowarmup.tracking.metrics import distinct, milliseconds
 
 
 def send(parts: Sequence[Part], uri: str | None, run: str) -> int:
@@ -46,8 +47,8 @@ def send(parts: Sequence[Part], uri: str | None, run: str) -> int:
 def _metrics(parts: Sequence[Part]) -> Iterator[Metric]:
     now = milliseconds(time.time())
     for part, step, rates in thinned(list(every_step(parts))):
-        for name, ratio, rate in zip(part.names, part.ratios, rates, strict=True):
+        for name, ratio, rate in zip(distinct(map(key, part.names)), part.ratios, rates, strict=True):
             suffix = "" if len(part.names) == 1 else f".{name}"
-            for key, value in (("lr_applied", rate), ("lr_planned", ratio * part.schedule.lr_at(step))):
+            for metric, value in (("lr_applied", rate), ("lr_planned", ratio * part.schedule.lr_at(step))):
                 if math.isfinite(value):
-                    yield Metric(key + suffix, value, now, step)
+                    yield Metric(metric + suffix, value, now, step)

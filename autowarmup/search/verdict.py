@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, Self
 
 from autowarmup.schedule.schedule import Schedule
@@ -91,10 +90,6 @@ class Comparison(Frozen):
     @property
     def losses(self) -> tuple[float, ...]:
         return tuple(loss for loss in self.final_losses if loss is not None)
-
-    @property
-    def mean(self) -> float:
-        return math.fsum(self.losses) / len(self.losses)
 
 
 class Verdict(Frozen):

@@ -91,15 +91,25 @@ def metric_names(names: Iterable[str]) -> dict[str, str]:
     {'accuracy': 'val_accuracy', 'top@5': 'val_top_5', 'top_5': 'val_top_5_2', 'val_f1': 'val_f1', \
 'val_loss': 'metric_val_loss'}
     """
-    chosen: dict[str, str] = {}
-    for name in sorted(names):
-        wanted = key(name if name.startswith("val_") else f"val_{name}")
-        wanted = f"metric_{wanted}" if wanted in OWN else wanted
-        unique, count = wanted, 1
-        while unique in chosen.values():
+    names = sorted(names)
+    wanted = [key(name if name.startswith("val_") else f"val_{name}") for name in names]
+    wanted = [f"metric_{metric}" if metric in OWN else metric for metric in wanted]
+    return dict(zip(names, distinct(wanted), strict=True))
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Names for MLflow in their order, all different: one that is there already gets a number.
+
+    >>> distinct(["a", "b", "a"])
+    ['a', 'b', 'a_2']
+    """
+    chosen: list[str] = []
+    for name in names:
+        unique, count = name, 1
+        while unique in chosen:
             count += 1
-            unique = f"{wanted[:240]}_{count}"
-        chosen[name] = unique
+            unique = f"{name[:240]}_{count}"
+        chosen.append(unique)
     return chosen
 
 
