@@ -132,7 +132,11 @@ def main() -> None:
             lines.append(measured(name, slots, options.seconds))
             print(lines[-1], flush=True)
             ray.shutdown()
-    text = "\n".join(["# Slots, live on Ray", "", *lines, ""])
+    about = (
+        f"Whole studies, verdict included, on Ray {ray.__version__}; runs of {options.seconds:g} s, seed 0, "
+        f"{os.cpu_count()} CPU cores. `python -m benchmarks.slots --write`."
+    )
+    text = "\n".join(["# Slots, live on Ray", "", about, "", *lines, ""])
     print(text)
     if options.write:
         PAGE.write_text(text)
