@@ -1,0 +1,178 @@
+"""What the integrations share: the user's functions are checked, and the steps of a framework's loop are reported."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from autowarmup.errors import AutowarmupError, InputError
+from autowarmup.seeds import derive_seed
+from autowarmup.training.average import AveragedWeights
+from autowarmup.training.loop import LoopRun
+from autowarmup.training.rng import borrowed, seed_everything
+from autowarmup.values import short
+
+Evaluate = Callable[[], Mapping[str, float]]
+"""Validates the model as it is: the validation loss as ``"loss"``, and metrics by name."""
+
+RESERVED = {"loss", "val_loss", "val_loss_ema"}
+"""Names that a metric of a validation can't have."""
+
+
+class Steps:
+    """Reports the optimizer steps of a framework's loop to a study's run, and validates the model where the study wants
+    it, with its weights and with their average.
+
+    Args:
+        run: the trial's run.
+        model: what is trained.
+        optimizer: trains it.
+        evaluate: validates it.
+        apart: a context in which other trials may run.
+
+    Attributes:
+        scheduler: applies the run's schedule; to be stepped after each optimizer step.
+    """
+
+    def __init__(
+        self,
+        run: LoopRun,
+        model: nn.Module,
+        optimizer: Optimizer,
+        evaluate: Evaluate,
+        apart: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.scheduler = run.schedule.scheduler(optimizer)
+        self._run, self._model, self._evaluate, self._apart = run, model, evaluate, apart
+        trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        self._average = AveragedWeights(model, trained)
+        self._device = next(model.parameters()).device
+        self._steps = 0
+        self._names = ["loss"]
+
+    def made(self, loss: float, grad_norm: float | None = None, *, skipped: bool = False) -> bool:
+        """An optimizer step has been made. Returns whether to stop.
+
+        Args:
+            loss: the step's training loss.
+            grad_norm: the gradient's norm before clipping, where it is known.
+            skipped: whether a loss scaler left the weights as they were.
+        """
+        self._steps += 1
+        self._average.update(self._steps)
+        validates = self._run.should_validate
+        with self._apart():
+            stop = self._run.report(loss, grad_norm=grad_norm, lr=0.0 if skipped else None)
+        if validates and (not stop or self._steps == self._run.total_steps):
+            self._validate()
+        return stop
+
+    def check_end(self, framework: str) -> None:
+        """The framework's loop has ended.
+
+        Raises:
+            InputError: it did so by itself.
+        """
+        if not self._run.should_stop:
+            raise InputError(
+                f"{framework} ended after {self._steps} of {self._run.total_steps} optimizer steps by itself: no "
+                f"callback may stop it early, and its data must last"
+            )
+
+    def _validate(self) -> None:
+        raw = self._evaluated()
+        with self._average.swapped_in():
+            averaged = self._evaluated()
+        names = [name for name in raw if name not in RESERVED]
+        metrics = {name: raw[name] for name in names} | {f"{name}_ema": averaged[name] for name in names}
+        self._run.report_validation(raw["loss"], averaged["loss"], **metrics)
+
+    def _evaluated(self) -> dict[str, float]:
+        """The values with the model's current weights; all NaN where the user's code raises and the weights aren't
+        finite. The training's random state stays as it is."""
+        with borrowed(self._device):
+            seed_everything(derive_seed(self._run.seed, "validation"), self._device)
+            try:
+                values = dict(self._evaluate())
+            except Exception:
+                if all(bool(parameter.isfinite().all()) for parameter in self._model.parameters()):
+                    raise
+                return dict.fromkeys(self._names, math.nan)
+        self._names = [*values]
+        return values
+
+
+def check_function(name: str, function: Any, builds: str) -> None:
+    """Checks that something is a function without arguments.
+
+    Raises:
+        InputError: it isn't.
+
+    Example:
+        >>> check_function("make_trainer", 3, "a transformers.Trainer")
+        Traceback (most recent call last):
+        autowarmup.errors.InputError: make_trainer must be a function that builds a transformers.Trainer, got 3
+    """
+    if not callable(function) or isinstance(function, nn.Module):
+        raise InputError(f"{name} must be a function that builds {builds}, got {short(function)}")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise InputError(f"{name} must take no arguments: {error}. Wrap it in a function that passes them") from error
+
+
+def built(name: str, function: Callable[[], Any]) -> Any:
+    """What one of the user's functions builds.
+
+    Raises:
+        InputError: it raised.
+    """
+    try:
+        return function()
+    except AutowarmupError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name} raised {type(error).__name__}: {error}") from error
+
+
+def check_optimizer(optimizer: Optimizer, whose: str) -> None:
+    """Checks that an optimizer has learning rates that a schedule can be applied to.
+
+    Raises:
+        InputError: it hasn't.
+    """
+    lrs = [group.get("initial_lr", group.get("lr")) for group in optimizer.param_groups]
+    if any(lr is None for lr in lrs) or not max(map(float, lrs), default=0.0) > 0.0:
+        raise InputError(
+            f"the {type(optimizer).__name__} of {whose} has no learning rate above 0 to apply a schedule to: its "
+            f"parameter groups have {lrs}"
+        )
+
+
+def check_fresh(name: str, first: nn.Module, second: nn.Module) -> None:
+    """Checks that two models share no parameters.
+
+    Raises:
+        InputError: they do.
+    """
+    known = {parameter.data_ptr() for parameter in first.parameters() if parameter.numel()}
+    if any(parameter.data_ptr() in known for parameter in second.parameters() if parameter.numel()):
+        raise InputError(f"{name} returned the same model twice: it must build a fresh one at every call")
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The entries that are single numbers, as floats."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            found[name] = float(value)
+        elif isinstance(value, int | float) or (hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0):
+            found[name] = float(value)
+    return found
