@@ -203,10 +203,11 @@ def _optimizer(trainer: Any) -> Any:
         InputError: there is none, or it has no learning rate.
     """
     name = type(trainer.lightning_module).__name__
-    if len(trainer.optimizers) != 1 or not isinstance(trainer.optimizers[0], torch.optim.Optimizer):
+    made = trainer.optimizers  # without parameter groups is what stands for None
+    if len(made) != 1 or not isinstance(made[0], torch.optim.Optimizer) or not made[0].param_groups:
         raise InputError(f"configure_optimizers of {name} must return one torch.optim.Optimizer")
-    check_optimizer(trainer.optimizers[0], name)
-    return trainer.optimizers[0]
+    check_optimizer(made[0], name)
+    return made[0]
 
 
 def _total(trainer: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -116,7 +117,7 @@ def _trainer(make_trainer: Callable[[], Any]) -> Any:
     """
     import transformers
 
-    started = time.time()
+    started, known = time.time(), set(os.listdir())
     trainer = built("make_trainer", make_trainer)
     if not isinstance(trainer, transformers.Trainer):
         raise InputError(f"make_trainer must return a transformers.Trainer, got {type(trainer).__name__}")
@@ -125,7 +126,7 @@ def _trainer(make_trainer: Callable[[], Any]) -> Any:
             "the Trainer uses DeepSpeed, whose engine makes the optimizer steps: it can't be tuned. Leave deepspeed out "
             "of the TrainingArguments, and take the schedule that is found to DeepSpeed"
         )
-    _remove_folder(Path(trainer.args.output_dir), started)
+    _remove_folders(Path(trainer.args.output_dir), started, known)
     silent = (
         *transformers.integrations.integration_utils.INTEGRATION_TO_CALLBACK.values(),
         transformers.ProgressCallback,
@@ -138,11 +139,15 @@ def _trainer(make_trainer: Callable[[], Any]) -> Any:
     return trainer
 
 
-def _remove_folder(folder: Path, started: float) -> None:
-    """Removes an empty folder that was made since then: a Trainer makes its ``output_dir`` when it is built."""
+def _remove_folders(folder: Path, started: float, known: set[str]) -> None:
+    """Removes an ``output_dir`` that is empty and was made since then, as a Trainer does when it is built; with its
+    parents where the first of them was not ``known`` in the working directory."""
+    new = not folder.is_absolute() and folder.parts[:1] != () and folder.parts[0] not in known
     with suppress(OSError):
         if folder.stat().st_mtime >= started - 1.0:
             folder.rmdir()
+            for parent in folder.parents[:-1] if new else ():
+                parent.rmdir()
 
 
 def _set_arguments(trainer: Any, run: LoopRun, folder: str) -> None:
