@@ -1,7 +1,7 @@
 """A study of a training loop under Accelerate, with accumulation: scikit-learn's handwritten digits.
 
-The lines that are there for autowarmup end in ``# glue``. Without it the loop is that of Accelerate's documentation, with
-a scheduler of its own. Needs ``pip install 'autowarmup[accelerate]'``.
+The lines that are there for autowarmup end in ``# glue``. Without it the loop is that of Accelerate's documentation,
+with a scheduler of its own. Needs ``pip install 'autowarmup[accelerate]'``.
 
     python examples/accelerate_loop.py
     autowarmup tune examples/accelerate_loop.py:task --steps 200

@@ -41,9 +41,7 @@ def make_trainer() -> Trainer:
         output_dir="studies/vit", num_train_epochs=4, per_device_train_batch_size=32, per_device_eval_batch_size=128,
         learning_rate=1e-3, warmup_steps=0.1, lr_scheduler_type="cosine", report_to=[],
     )  # fmt: skip
-    return Trainer(
-        model=model, args=args, train_dataset=ROWS[360:], eval_dataset=ROWS[:360], compute_metrics=accuracy
-    )
+    return Trainer(model=model, args=args, train_dataset=ROWS[360:], eval_dataset=ROWS[:360], compute_metrics=accuracy)
 
 
 def task() -> dict[str, Any]:

@@ -43,7 +43,7 @@ def accuracy(prediction: Any) -> dict[str, Any]:
 
 
 def trainer(folder: Path, cls: Any = None, model: Any = None, **changes: Any) -> Any:
-    """A Trainer in whose folder nothing may be left. ``changes`` are those of its arguments, and of TrainingArguments."""
+    """A Trainer in whose folder nothing may be left; ``changes`` are arguments of it and of TrainingArguments."""
     needs("accelerate")
     transformers = needs("transformers")
     own = {"train_dataset": TRAIN, "eval_dataset": HELD_OUT, "compute_metrics": accuracy, "model": model or Net()}
@@ -53,7 +53,12 @@ def trainer(folder: Path, cls: Any = None, model: Any = None, **changes: Any) ->
     if callable(own.get("optimizers")):
         own["optimizers"] = own["optimizers"](own["model"])
     usual = {"max_steps": 40, "per_device_train_batch_size": 50, "per_device_eval_batch_size": 200, "use_cpu": True}
-    usual |= {"train_sampling_strategy": "sequential", "lr_scheduler_type": "cosine", "warmup_steps": 4, "report_to": []}
+    usual |= {
+        "train_sampling_strategy": "sequential",
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 4,
+        "report_to": [],
+    }
     args = transformers.TrainingArguments(output_dir=str(folder / "output"), **(usual | changes))
     return (cls or transformers.Trainer)(args=args, **own)
 

@@ -82,7 +82,9 @@ def through_trainer(folder: Path, **changes: Any) -> dict[str, Any]:
     return from_trainer(partial(trainer, folder / "cwd", **changes))
 
 
-def through_lightning(changes: dict[str, Any] | None = None, make_data: Any = loaders, **settings: Any) -> dict[str, Any]:
+def through_lightning(
+    changes: dict[str, Any] | None = None, make_data: Any = loaders, **settings: Any
+) -> dict[str, Any]:
     names = {name: settings.pop(name) for name in [*settings] if name == "monitor"}
     return from_lightning(partial(module, **changes or {}), partial(lightning_trainer, **settings), make_data, **names)
 
@@ -116,7 +118,9 @@ def test_all_ways_to_train_the_same_find_the_same(tmp_path: Path) -> None:
             assert trace.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
             for first, second in zip(trace.evaluations, other.evaluations, strict=True):
                 assert first.step == second.step
-                assert (first.val_loss, first.val_loss_ema) == pytest.approx((second.val_loss, second.val_loss_ema), rel=1e-5)
+                assert (first.val_loss, first.val_loss_ema) == pytest.approx(
+                    (second.val_loss, second.val_loss_ema), rel=1e-5
+                )
 
 
 # --- The schedule of today ----------------------------------------------------------------------------------
@@ -480,7 +484,10 @@ def without_learning_rate(model: nn.Module) -> tuple[Optimizer, None]:
     [
         ({"eval_dataset": None}, "the Trainer has no eval_dataset"),
         ({"optimizers": without_learning_rate}, "the SGD of the Trainer has no learning rate above 0.*\\[0.0\\]"),
-        ({"train_dataset": Endless(), "max_steps": -1}, "make_trainer raised ValueError.*max_steps has to be specified"),
+        (
+            {"train_dataset": Endless(), "max_steps": -1},
+            "make_trainer raised ValueError.*max_steps has to be specified",
+        ),
         ({"eval_dataset": {"one": HELD_OUT}}, "monitor='eval_loss'.*did you mean 'eval_one_loss'.*eval_one_accuracy"),
         ({"eval_dataset": [{"x": row["x"]} for row in HELD_OUT]}, "evaluate\\(\\) of the Trainer raised"),
     ],
@@ -567,8 +574,9 @@ def test_functions_that_build_nothing_of_lightning_s() -> None:
         from_lightning(Net, lightning_trainer)
     with pytest.raises(InputError, match="make_trainer must return a lightning.pytorch.Trainer, got .*Net"):
         from_lightning(module, Net)
+    shared = module()
     with pytest.raises(InputError, match="make_module returned the same model twice"):
-        from_lightning(lambda shared=module(): shared, lightning_trainer, loaders)
+        from_lightning(lambda: shared, lightning_trainer, loaders)
 
 
 def test_what_stops_a_framework_s_loop_is_named(tmp_path: Path) -> None:
@@ -595,7 +603,10 @@ def test_loops_under_accelerate_that_are_wrong(wrong: str) -> None:
         prepared = optimizer if wrong == "optimizer" else accelerator.prepare(optimizer)
         AcceleratedSteps(run, accelerator, model, prepared, lambda: 0.0).stop_after(2.3)  # type: ignore[arg-type]
 
-    message = {"optimizer": "must be what accelerator.prepare", "loss": "takes the loss of a batch, a tensor .* got 2.3"}
+    message = {
+        "optimizer": "must be what accelerator.prepare",
+        "loss": "takes the loss of a batch, a tensor .* got 2.3",
+    }
     with pytest.raises(InputError, match=message[wrong]):
         traced(train)
 

@@ -30,10 +30,11 @@ class AcceleratedSteps:
         optimizer: trains it, as ``prepare`` returned it.
         evaluate: returns the validation loss, or a mapping with ``"loss"`` and metrics, for the whole of the validation
             data: with several processes, gather what each one finds. It may change the mode of the model. Called
-            about 80 times a run, half of them with averaged weights.
+            about 40 times a run, half of them with averaged weights.
 
     Raises:
-        InputError: the optimizer was not prepared, or can't be given a schedule.
+        InputError: the optimizer was not prepared, or can't be given a schedule; or the engine has another number of
+            processes for a trial than the accelerator.
 
     Example::
 
@@ -71,13 +72,15 @@ class AcceleratedSteps:
                 f"makes a step after so many batches as the Accelerator accumulates"
             )
         if hasattr(accelerator.state, "deepspeed_plugin") and accelerator.state.deepspeed_plugin is not None:
-            raise InputError("the Accelerator uses DeepSpeed, whose engine makes the optimizer steps: it can't be tuned")
+            raise InputError(
+                "the Accelerator uses DeepSpeed, whose engine makes the optimizer steps: it can't be tuned"
+            )
         check_optimizer(optimizer.optimizer, "the loop")
         forget_loaders()
         self._accelerator, self._model, self._evaluate = accelerator, model, evaluate
         self._norm = GradNorm(accelerator)
-        plain = accelerator.unwrap_model(model)
-        self._steps = Steps(run, plain, optimizer.optimizer, self._evaluated, own_gradient_state)
+        plain, processes = accelerator.unwrap_model(model), accelerator.num_processes
+        self._steps = Steps(run, plain, optimizer.optimizer, self._evaluated, own_gradient_state, processes)
         self._losses: list[Tensor] = []
 
     def stop_after(self, loss: Tensor) -> bool:

@@ -84,16 +84,15 @@ def rates_of(optimizer: Optimizer, scheduler: LRScheduler, steps: int) -> list[f
 
 def _warmups(shares: list[float]) -> Iterator[dict[str, Any]]:
     """Warm-ups that reach the peak where ``shares`` first do."""
-    steps, start = next(step for step, share in enumerate(shares) if share >= AT_PEAK), shares[0]
+    steps, start = next(step for step, share in enumerate(shares) if share >= AT_PEAK), round(shares[0], 12)
     if steps == 0:
         yield WITHOUT_WARMUP
         return
-    if abs(start - 1.0 / (steps + 1)) < 1e-9:
-        start_factor = None  # one step of the ramp, at any length
-    else:
-        start_factor = start
-    for shape in ("linear", "cosine", "exponential") if start > 0.0 else ("linear", "cosine"):
-        yield {"shape": shape, "warmup_steps": steps, "start_factor": start if shape != "linear" else start_factor}
+    first = None if abs(start - 1.0 / (steps + 1)) < 1e-9 else start  # one step of the ramp, at any length
+    yield {"shape": "linear", "warmup_steps": steps, "start_factor": first}
+    yield {"shape": "cosine", "warmup_steps": steps, "start_factor": start}
+    if start > 0.0:
+        yield {"shape": "exponential", "warmup_steps": steps, "start_factor": start}
 
 
 def _decays(shares: list[float], top: int) -> Iterator[dict[str, Any]]:
@@ -117,4 +116,4 @@ def _decays(shares: list[float], top: int) -> Iterator[dict[str, Any]]:
 
 def _end(last: float, height: float) -> float:
     """The final factor of a decay whose last step, at this height above it, has the share ``last``."""
-    return min(1.0, max(0.0, (last - height) / (1.0 - height)))
+    return min(1.0, max(0.0, round((last - height) / (1.0 - height), 12)))

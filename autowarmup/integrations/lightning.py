@@ -33,12 +33,13 @@ def from_lightning(
     *,
     monitor: str = "val_loss",
 ) -> dict[str, Any]:
-    """The arguments of ``autotune`` for what Lightning trains: ``autotune(**from_lightning(make_module, make_trainer))``.
+    """The arguments of ``autotune`` for what Lightning trains:
+    ``autotune(**from_lightning(make_module, make_trainer))``.
 
-    Each trial builds module, data and Trainer anew, with the global random generators seeded after the trial's seed, and
-    calls ``fit()`` with the Trainer's accumulation, clipping, precision and callbacks, and the module's optimizer. Its
-    schedulers are replaced. It validates where the study does. Loggers, checkpoints, progress bars and early stopping
-    are left out.
+    Each trial builds module, data and Trainer anew, with the global random generators seeded after the trial's seed,
+    and calls ``fit()`` with the Trainer's accumulation, clipping, precision and callbacks, and the module's optimizer.
+    Its schedulers are replaced. It validates where the study does. Loggers, checkpoints, progress bars and early
+    stopping are left out.
 
     To change an argument, pass ``**{**from_lightning(...), "total_steps": 500}``.
 
@@ -115,8 +116,8 @@ def _module(module: Any) -> Any:
         raise InputError(f"make_module must return a lightning.pytorch.LightningModule, got {_type(module)}")
     if not module.automatic_optimization:
         raise InputError(
-            f"{type(module).__name__} has automatic_optimization=False: its training_step makes the optimizer steps, and "
-            f"can make any number of them, so that they can't be given a schedule from outside. Use automatic "
+            f"{type(module).__name__} has automatic_optimization=False: its training_step makes the optimizer steps, "
+            f"and can make any number of them, so that they can't be given a schedule from outside. Use automatic "
             f"optimization, or a training loop of your own: autotune(train_fn=...)"
         )
     return module
@@ -260,7 +261,9 @@ def _reporting(trainer: Any, monitor: str, run: LoopRun) -> Any:
 
         def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
             """Called before clipping, with gradients that a loss scaler has scaled back."""
-            gradients = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+            gradients = [
+                one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None
+            ]
             self.norm = float(torch.nn.utils.get_total_norm(gradients))
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:

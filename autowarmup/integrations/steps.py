@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
@@ -36,9 +38,13 @@ class Steps:
         optimizer: trains it.
         evaluate: validates it.
         apart: a context in which other trials may run.
+        processes: how many train together, as the framework knows it.
 
     Attributes:
         scheduler: applies the run's schedule; to be stepped after each optimizer step.
+
+    Raises:
+        InputError: the engine has another number of processes for a trial.
     """
 
     def __init__(
@@ -48,7 +54,13 @@ class Steps:
         optimizer: Optimizer,
         evaluate: Evaluate,
         apart: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        processes: int = 1,
     ) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() != processes:
+            raise InputError(
+                f"the engine trains each trial in {dist.get_world_size()} processes, and the framework knows of "
+                f"{processes}: leave processes out of RaySettings"
+            )
         self.scheduler = run.schedule.scheduler(optimizer)
         self._run, self._model, self._evaluate, self._apart = run, model, evaluate, apart
         trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
@@ -126,6 +138,8 @@ def check_function(name: str, function: Any, builds: str) -> None:
         inspect.signature(function).bind()
     except TypeError as error:
         raise InputError(f"{name} must take no arguments: {error}. Wrap it in a function that passes them") from error
+    except ValueError:
+        pass  # some builtins don't say what they take
 
 
 def built(name: str, function: Callable[[], Any]) -> Any:
@@ -149,7 +163,7 @@ def check_optimizer(optimizer: Optimizer, whose: str) -> None:
         InputError: it hasn't.
     """
     lrs = [group.get("initial_lr", group.get("lr")) for group in optimizer.param_groups]
-    if any(lr is None for lr in lrs) or not max(map(float, lrs), default=0.0) > 0.0:
+    if None in lrs or not max((float(lr) for lr in lrs if lr is not None), default=0.0) > 0.0:
         raise InputError(
             f"the {type(optimizer).__name__} of {whose} has no learning rate above 0 to apply a schedule to: its "
             f"parameter groups have {lrs}"
@@ -171,8 +185,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The entries that are single numbers, as floats."""
     found = {}
     for name, value in values.items():
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
-            found[name] = float(value)
-        elif isinstance(value, int | float) or (hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0):
+        one = value.numel() == 1 if isinstance(value, torch.Tensor) else isinstance(value, int | float | np.number)
+        if one:
             found[name] = float(value)
     return found

@@ -53,8 +53,8 @@ def from_trainer(make_trainer: Callable[[], Any], *, monitor: str = "eval_loss")
 
     Each trial builds a Trainer anew, with the global random generators and its ``seed`` and ``data_seed`` set after the
     trial's seed, and calls its ``train()`` with its own loss, collator, accumulation, clipping and optimizer. Its
-    scheduler is replaced. It evaluates where the study validates. Nothing is saved or logged, and it doesn't stop early:
-    progress, trackers and ``EarlyStoppingCallback`` are left out; other callbacks stay.
+    scheduler is replaced. It evaluates where the study validates. Nothing is saved or logged, and it doesn't stop
+    early: progress, trackers and ``EarlyStoppingCallback`` are left out; other callbacks stay.
 
     To change an argument, pass ``**{**from_trainer(make_trainer), "total_steps": 500}``.
 
@@ -123,8 +123,8 @@ def _trainer(make_trainer: Callable[[], Any]) -> Any:
         raise InputError(f"make_trainer must return a transformers.Trainer, got {type(trainer).__name__}")
     if trainer.is_deepspeed_enabled:
         raise InputError(
-            "the Trainer uses DeepSpeed, whose engine makes the optimizer steps: it can't be tuned. Leave deepspeed out "
-            "of the TrainingArguments, and take the schedule that is found to DeepSpeed"
+            "the Trainer uses DeepSpeed, whose engine makes the optimizer steps: it can't be tuned. Leave deepspeed "
+            "out of the TrainingArguments, and take the schedule that is found to DeepSpeed"
         )
     _remove_folders(Path(trainer.args.output_dir), started, known)
     silent = (
@@ -179,7 +179,8 @@ def _reporting(trainer: Any, monitor: str, run: LoopRun) -> Any:
         """Called when the Trainer has its optimizer and the model is where it is trained."""
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         evaluate = partial(_evaluation, trainer, monitor)
-        callback.steps = Steps(run, trainer.model, optimizer, evaluate, own_gradient_state)
+        processes = trainer.accelerator.num_processes
+        callback.steps = Steps(run, trainer.model, optimizer, evaluate, own_gradient_state, processes)
         trainer.lr_scheduler = callback.steps.scheduler
         return trainer.lr_scheduler
 

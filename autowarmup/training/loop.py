@@ -64,7 +64,7 @@ class LoopRun:
 
     @property
     def should_validate(self) -> bool:
-        """Whether the step that is reported next is one where the study validates models: about 40 of a run, and the
+        """Whether the step that is reported next is one where the study validates models: about 20 of a run, and the
         last one. The unfinished trials are compared at some of these. More validations do no harm."""
         following = self._step + 1
         return following % self._eval_every == 0 or following == self.total_steps

@@ -1,0 +1,191 @@
+"""What the integrations share, without any framework."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import autowarmup.integrations
+from autowarmup import LoopRun, Schedule
+from autowarmup.errors import InputError
+from autowarmup.integrations.current import nearest_schedule, rates_of
+from autowarmup.integrations.steps import Steps, check_function, check_optimizer, numbers
+from autowarmup.training.loop import DescribedLoop, LoopTask
+from autowarmup.training.trace import Trace
+
+PLAN = Schedule(peak=0.1, horizon=20, warmup_steps=5, shape="linear")
+
+
+def test_an_unknown_name_is_no_integration() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'from_nowhere'"):
+        autowarmup.integrations.from_nowhere  # noqa: B018
+
+
+# --- The schedule of today ----------------------------------------------------------------------------------
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    """Those that schedulers of frameworks are like."""
+    horizon = draw(st.integers(10, 200))
+    warmup = draw(st.integers(0, horizon // 2))
+    shape = draw(st.sampled_from(["linear", "cosine"])) if warmup else "none"
+    start = draw(st.one_of(st.none(), st.floats(0.0, 0.9))) if warmup and shape == "linear" else None
+    start = draw(st.floats(0.0, 0.9)) if shape == "cosine" else start
+    wsd = {"kind": "wsd", "cooldown": draw(st.integers(2, horizon // 2)) / horizon}
+    decay = draw(st.sampled_from(["linear", "cosine", "constant", "exponential", wsd]))
+    final = draw(st.floats(0.01, 0.9) if decay == "exponential" else st.floats(0.0, 0.9))
+    return Schedule(
+        peak=draw(st.floats(1e-6, 10.0)), horizon=horizon, warmup_steps=warmup, shape=shape, start_factor=start,
+        decay=decay, final_factor=final,
+    )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedules())
+def test_a_schedule_is_found_from_its_learning_rates(schedule: Schedule) -> None:
+    found, off = nearest_schedule(schedule.curve().tolist())
+    assert off < 1e-6
+    assert found.curve() == pytest.approx(schedule.curve(), abs=1e-6 * schedule.peak)
+
+
+def test_the_timescale_of_an_inverse_square_root_is_found() -> None:
+    schedule = Schedule(peak=1.0, horizon=100, warmup_steps=10, shape="linear", decay="inverse-sqrt")
+    found, off = nearest_schedule(schedule.curve().tolist())
+    assert found.decay.timescale == 11  # type: ignore[union-attr]
+    assert off < 1e-9
+
+
+def test_a_staircase_has_a_nearest_schedule() -> None:
+    found, off = nearest_schedule([1.0] * 10 + [0.1] * 10)
+    assert off > 0.1
+    assert (found.peak, found.warmup_steps, found.horizon) == (1.0, 0, 20)
+
+
+def test_rates_are_those_of_the_highest_group() -> None:
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": [weights[0]], "lr": 0.1}, {"params": [weights[1]], "lr": 0.4}])
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, total_iters=2)
+    assert rates_of(optimizer, scheduler, 4) == pytest.approx([0.2, 0.3, 0.4, 0.4])
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    assert rates_of(optimizer, plateau, 3) == pytest.approx([0.4] * 3)  # type: ignore[arg-type]
+
+
+# --- Steps --------------------------------------------------------------------------------------------------
+
+
+def traced(train_fn: Any, every: int = 5) -> Trace:
+    trial = LoopTask(train_fn, current_peak=0.1).trial(PLAN, 0, every, None)
+    try:
+        return Trace.join(list(trial.run(PLAN.horizon)))
+    finally:
+        trial.close()
+
+
+def fit(run: LoopRun, evaluate: Any, until: int = 20) -> None:
+    """A weight that SGD moves by the learning rate, so that it is their sum."""
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(weight.weight)
+    optimizer = torch.optim.SGD(weight.parameters(), lr=0.1)
+    steps = Steps(run, weight, optimizer, lambda: evaluate(weight))
+    for _ in range(until):
+        weight.weight.grad = -torch.ones(1, 1)
+        optimizer.step()
+        steps.scheduler.step()
+        if steps.made(1.0, 1.0):
+            break
+    steps.check_end("the loop")
+
+
+def test_the_weights_and_their_average_are_validated_where_the_study_does() -> None:
+    trace = traced(lambda run: fit(run, lambda model: {"loss": model.weight.item(), "twice": 2 * model.weight.item()}))
+    weights = np.cumsum(PLAN.curve())
+    average, expected = 0.0, []
+    for step, weight in enumerate(weights, 1):
+        average += 9.0 / (step + 10.0) * (weight - average)
+        expected.append(average)
+    assert [evaluation.step for evaluation in trace.evaluations] == [5, 10, 15, 20]
+    for evaluation in trace.evaluations:
+        assert evaluation.val_loss == pytest.approx(weights[evaluation.step - 1])
+        assert evaluation.val_loss_ema == pytest.approx(expected[evaluation.step - 1], rel=1e-5)
+        assert evaluation.metrics["twice"] == pytest.approx(2 * evaluation.val_loss)
+        assert evaluation.metrics["twice_ema"] == pytest.approx(2 * evaluation.val_loss_ema)
+
+
+def test_a_validation_that_raises_on_weights_that_are_not_finite_is_nan() -> None:
+    def evaluate(model: nn.Linear) -> dict[str, float]:
+        if not model.weight.isfinite().all():
+            raise ValueError("NaN in the input of a metric")
+        value = model.weight.item()
+        with torch.no_grad():
+            model.weight.fill_(float("nan"))
+        return {"loss": value, "accuracy": 0.5}
+
+    evaluations = traced(lambda run: fit(run, evaluate)).evaluations
+    assert np.isnan(evaluations[1].val_loss)
+    assert set(evaluations[1].metrics) == {"accuracy", "accuracy_ema"}
+
+
+def test_a_validation_that_raises_otherwise_fails() -> None:
+    def evaluate(model: nn.Linear) -> dict[str, float]:
+        raise OSError("the validation data are gone")
+
+    with pytest.raises(OSError, match="the validation data are gone"):
+        traced(lambda run: fit(run, evaluate))
+
+
+def test_validations_leave_the_random_state_of_the_training() -> None:
+    draws: list[float] = []
+
+    def train(run: LoopRun) -> None:
+        torch.manual_seed(0)
+        fit(run, lambda model: {"loss": torch.rand(()).item()})
+        draws.append(torch.rand(()).item())
+
+    evaluations = traced(train).evaluations
+    torch.manual_seed(0)
+    nn.Linear(1, 1, bias=False)
+    assert draws == [torch.rand(()).item()]
+    assert len({evaluation.val_loss for evaluation in evaluations}) == 1
+
+
+def test_a_loop_that_ends_by_itself_is_named() -> None:
+    with pytest.raises(InputError, match="the loop ended after 7 of 20 optimizer steps by itself"):
+        traced(lambda run: fit(run, lambda model: {"loss": 0.0}, until=7))
+
+
+# --- Checks -------------------------------------------------------------------------------------------------
+
+
+def test_functions_are_checked() -> None:
+    check_function("make_model", lambda size=3: nn.Linear(size, size), "a model")
+    check_function("make_model", dict, "a model")
+    with pytest.raises(InputError, match="make_model must be a function that builds a model, got Linear"):
+        check_function("make_model", nn.Linear(2, 2), "a model")
+    with pytest.raises(InputError, match="make_model must take no arguments: missing a required argument: 'size'"):
+        check_function("make_model", lambda size: size, "a model")
+
+
+@pytest.mark.parametrize("lr", [0.0, None])
+def test_optimizers_are_checked(lr: float | None) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    check_optimizer(optimizer, "the loop")
+    optimizer.param_groups[0]["lr"] = lr
+    with pytest.raises(InputError, match=f"the SGD of the loop has no learning rate above 0.*{lr}"):
+        check_optimizer(optimizer, "the loop")
+
+
+def test_numbers_are_single_ones() -> None:
+    values = {"a": 1, "b": np.float32(2.0), "c": torch.tensor(3.0), "d": "text", "e": np.ones(2), "f": None}
+    assert numbers(values) == {"a": 1.0, "b": 2.0, "c": 3.0}
+
+
+def test_a_described_loop_says_what_it_trains() -> None:
+    task = LoopTask(DescribedLoop(lambda run: run.report(1.0), {"train_fn": "net", "data": "d"}), current_peak=0.1)
+    assert task.describe() == {"train_fn": "net", "data": "d"}
