@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,24 @@ PLAN = Schedule(peak=0.1, horizon=20, warmup_steps=5, shape="linear")
 def test_an_unknown_name_is_no_integration() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'from_nowhere'"):
         autowarmup.integrations.from_nowhere  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("start", "missing", "extra"),
+    [
+        (lambda: autowarmup.integrations.from_trainer(dict), "transformers", "transformers"),
+        (lambda: autowarmup.integrations.from_trainer(dict), "accelerate", "accelerate"),
+        (lambda: autowarmup.integrations.from_lightning(dict, dict), "lightning.pytorch", "lightning"),
+    ],
+)
+def test_a_framework_that_is_not_installed_is_named(
+    start: Any, missing: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("accelerate", "transformers"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, missing, None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=rf"{missing} can't be imported .*: pip install 'autowarmup\[{extra}\]'"):
+        start()
 
 
 # --- The schedule of today ----------------------------------------------------------------------------------
@@ -153,6 +173,23 @@ def test_validations_leave_the_random_state_of_the_training() -> None:
     nn.Linear(1, 1, bias=False)
     assert draws == [torch.rand(()).item()]
     assert len({evaluation.val_loss for evaluation in evaluations}) == 1
+
+
+def test_steps_that_a_scaler_skips_have_no_learning_rate() -> None:
+    def train(run: LoopRun) -> None:
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        steps = Steps(run, model, optimizer, lambda: {"loss": 0.0})
+        for step in range(run.total_steps):
+            if skipped := step in (0, 3):
+                steps.made(1.0, float("inf"), skipped=skipped)
+                continue
+            model.weight.grad = torch.ones(1, 1)
+            optimizer.step()
+            steps.scheduler.step()
+            steps.made(1.0, 1.0)
+
+    assert traced(train).lr[:6] == pytest.approx([0.0, *PLAN.curve()[:2], 0.0, *PLAN.curve()[2:4]])
 
 
 def test_a_loop_that_ends_by_itself_is_named() -> None:

@@ -79,12 +79,15 @@ def traced(train_fn: Any, plan: Schedule = PLAN, seed: int = 0, every: int = 5) 
 
 
 def through_trainer(folder: Path, **changes: Any) -> dict[str, Any]:
+    needs("accelerate")
+    needs("transformers")
     return from_trainer(partial(trainer, folder / "cwd", **changes))
 
 
 def through_lightning(
     changes: dict[str, Any] | None = None, make_data: Any = loaders, **settings: Any
 ) -> dict[str, Any]:
+    needs("lightning.pytorch")
     names = {name: settings.pop(name) for name in [*settings] if name == "monitor"}
     return from_lightning(partial(module, **changes or {}), partial(lightning_trainer, **settings), make_data, **names)
 
@@ -294,6 +297,7 @@ def test_trainers_train_with_the_schedule(name: str, tmp_path: Path, capsys: pyt
 
 def test_label_smoothing_is_the_trainer_s(tmp_path: Path) -> None:
     """Of a model of Transformers': the smoothed loss is trained, and its trivial value isn't said."""
+    needs("accelerate")
     transformers = needs("transformers")
     shape = {"image_size": 8, "patch_size": 4, "num_channels": 1, "num_labels": 10, "hidden_size": 16}
     config = transformers.ViTConfig(**shape, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
@@ -514,12 +518,15 @@ def test_a_trainer_on_an_endless_stream_needs_max_steps_alone(tmp_path: Path) ->
 
 
 def test_several_sets_to_evaluate_on(tmp_path: Path) -> None:
+    needs("accelerate")
+    needs("transformers")
     make = partial(trainer, tmp_path / "cwd", eval_dataset={"one": HELD_OUT, "two": TRAIN})
     trace = traced(from_trainer(make, monitor="eval_two_loss")["train_fn"])
     assert set(trace.evaluations[0].metrics) >= {"one_loss", "one_accuracy", "two_accuracy", "two_accuracy_ema"}
 
 
 def test_functions_that_build_no_trainer(tmp_path: Path) -> None:
+    needs("accelerate")
     needs("transformers")
     with pytest.raises(InputError, match=r"make_trainer must be a function that builds a transformers.Trainer, got 3"):
         from_trainer(3)  # type: ignore[arg-type]

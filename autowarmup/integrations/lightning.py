@@ -13,7 +13,7 @@ import torch
 
 from autowarmup.errors import InputError
 from autowarmup.integrations.current import current_settings, rates_of
-from autowarmup.integrations.steps import Steps, built, check_fresh, check_function, check_optimizer, numbers
+from autowarmup.integrations.steps import Steps, built, check_fresh, check_function, check_optimizer, imported, numbers
 from autowarmup.seeds import derive_seed
 from autowarmup.training.identity import classes_of, digest_of, structure_of
 from autowarmup.training.loop import DescribedLoop, LoopRun
@@ -58,6 +58,7 @@ def from_lightning(
     Raises:
         InputError: the functions build something that can't be tuned. The message says what is allowed.
     """
+    imported("lightning.pytorch")
     check_function("make_module", make_module, "a LightningModule")
     check_function("make_trainer", make_trainer, "a lightning.pytorch.Trainer")
     if make_data is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -119,6 +120,19 @@ class Steps:
                 return dict.fromkeys(self._names, math.nan)
         self._names = [*values]
         return values
+
+
+def imported(name: str) -> Any:
+    """A framework's package.
+
+    Raises:
+        InputError: it isn't installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        extra = name.split(".")[0]
+        raise InputError(f"{name} can't be imported ({error}): pip install 'autowarmup[{extra}]'") from error
 
 
 def check_function(name: str, function: Any, builds: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from autowarmup.errors import InputError
 from autowarmup.integrations.current import current_settings, rates_of
 from autowarmup.integrations.gradients import GradNorm, forget_loaders, own_gradient_state
-from autowarmup.integrations.steps import Steps, built, check_fresh, check_function, check_optimizer, numbers
+from autowarmup.integrations.steps import Steps, built, check_fresh, check_function, check_optimizer, imported, numbers
 from autowarmup.seeds import derive_seed
 from autowarmup.training.identity import classes_of, digest_of, structure_of
 from autowarmup.training.loop import DescribedLoop, LoopRun
@@ -71,6 +71,8 @@ def from_trainer(make_trainer: Callable[[], Any], *, monitor: str = "eval_loss")
     Raises:
         InputError: ``make_trainer`` builds something that can't be tuned. The message says what is allowed.
     """
+    for name in ("accelerate", "transformers"):
+        imported(name)
     check_function("make_trainer", make_trainer, "a transformers.Trainer")
     with borrowed(best_device()), own_gradient_state():
         seed_everything(0, best_device())
@@ -115,8 +117,7 @@ def _trainer(make_trainer: Callable[[], Any]) -> Any:
     Raises:
         InputError: it isn't one, or can't be tuned.
     """
-    import transformers
-
+    transformers = imported("transformers")
     started, known = time.time(), set(os.listdir())
     trainer = built("make_trainer", make_trainer)
     if not isinstance(trainer, transformers.Trainer):
@@ -130,6 +131,7 @@ def _trainer(make_trainer: Callable[[], Any]) -> Any:
     silent = (
         *transformers.integrations.integration_utils.INTEGRATION_TO_CALLBACK.values(),
         transformers.ProgressCallback,
+        transformers.trainer.DEFAULT_PROGRESS_CALLBACK,  # another one in a notebook
         transformers.PrinterCallback,
         transformers.EarlyStoppingCallback,
     )
