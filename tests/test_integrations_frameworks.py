@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -468,6 +469,31 @@ def test_the_seed_fixes_a_trial(framework: str, tmp_path: Path) -> None:
     first, again, other = (traced(train_fn, seed=seed).loss.tolist() for seed in (0, 0, 1))
     assert first == again != other
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("framework", ["transformers", "lightning"])
+def test_models_of_ended_trials_are_freed(framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the next trial begins."""
+    alive: weakref.WeakSet[Net] = weakref.WeakSet()
+
+    class Known(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            alive.add(self)
+
+    def own(self: Any) -> None:
+        type(self).__mro__[1].__init__(self)
+        self.model = Known()
+
+    if framework == "transformers":
+        needs("accelerate")
+        needs("transformers")
+        train_fn = from_trainer(lambda: trainer(tmp_path / "cwd", model=Known()))["train_fn"]
+    else:
+        train_fn = through_lightning({"__init__": own})["train_fn"]
+    traced(train_fn)
+    traced(train_fn)
+    assert len(alive) == 1
 
 
 # --- Bad input ----------------------------------------------------------------------------------------------

@@ -13,7 +13,16 @@ import torch
 
 from autowarmup.errors import InputError
 from autowarmup.integrations.current import current_settings, rates_of
-from autowarmup.integrations.steps import Steps, built, check_fresh, check_function, check_optimizer, imported, numbers
+from autowarmup.integrations.steps import (
+    Steps,
+    begin,
+    built,
+    check_fresh,
+    check_function,
+    check_optimizer,
+    imported,
+    numbers,
+)
 from autowarmup.seeds import derive_seed
 from autowarmup.training.identity import classes_of, digest_of, structure_of
 from autowarmup.training.loop import DescribedLoop, LoopRun
@@ -86,7 +95,7 @@ def from_lightning(
 def _train(makers: Any, monitor: str, run: LoopRun) -> None:
     """One trial."""
     device = best_device()
-    seed_everything(derive_seed(run.seed, "model"), device)
+    begin(run, device)
     with _quiet():
         module, trainer, data = _built(makers)
         trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, run.total_steps

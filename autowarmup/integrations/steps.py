@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import math
@@ -120,6 +121,13 @@ class Steps:
                 return dict.fromkeys(self._names, math.nan)
         self._names = [*values]
         return values
+
+
+def begin(run: LoopRun, device: torch.device) -> None:
+    """At the start of a trial, before anything is built: frees what ended trials have left, since trainers refer to
+    themselves, and seeds the global generators for the initial weights as those of a ``model_fn`` are."""
+    gc.collect()
+    seed_everything(derive_seed(run.seed, "model"), device)
 
 
 def imported(name: str) -> Any:

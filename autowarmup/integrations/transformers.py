@@ -19,7 +19,16 @@ import torch
 from autowarmup.errors import InputError
 from autowarmup.integrations.current import current_settings, rates_of
 from autowarmup.integrations.gradients import GradNorm, forget_loaders, own_gradient_state
-from autowarmup.integrations.steps import Steps, built, check_fresh, check_function, check_optimizer, imported, numbers
+from autowarmup.integrations.steps import (
+    Steps,
+    begin,
+    built,
+    check_fresh,
+    check_function,
+    check_optimizer,
+    imported,
+    numbers,
+)
 from autowarmup.seeds import derive_seed
 from autowarmup.training.identity import classes_of, digest_of, structure_of
 from autowarmup.training.loop import DescribedLoop, LoopRun
@@ -99,8 +108,8 @@ def from_trainer(make_trainer: Callable[[], Any], *, monitor: str = "eval_loss")
 def _train(make_trainer: Callable[[], Any], monitor: str, run: LoopRun) -> None:
     """One trial."""
     device = best_device()
+    begin(run, device)
     forget_loaders()
-    seed_everything(derive_seed(run.seed, "model"), device)
     trainer = _trainer(make_trainer)
     with TemporaryDirectory() as folder:
         _set_arguments(trainer, run, folder)
