@@ -339,6 +339,14 @@ def other_names(self: Any, batch: Any, index: int) -> None:
     self.log_dict({"val/ce": output["loss"], "val_loss": torch.tensor(7.0)}, batch_size=len(batch["labels"]))
 
 
+def kept(self: Any, batch: Any, index: int) -> None:
+    self.found = self.model(**batch)["loss"]
+
+
+def logs_at_the_end(self: Any) -> None:
+    self.log("val_loss", self.found)
+
+
 class Loaders:
     """Those of the module itself."""
 
@@ -365,6 +373,9 @@ LIGHTNINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "accumulation": lambda: {"accumulate_grad_batches": 5},
     "early stopping": lambda: {"callbacks": [stopping()], "min_steps": 30},
     "another name": lambda: {"changes": {"validation_step": other_names}, "monitor": "val/ce"},
+    "logged at the end": lambda: {
+        "changes": {"validation_step": kept, "on_validation_epoch_end": logs_at_the_end}
+    },
     "bf16": lambda: {"precision": "bf16-mixed"},
     "often validated": lambda: {"val_check_interval": 2, "max_time": "00:01:00:00"},
 }
@@ -380,7 +391,8 @@ def test_modules_train_with_the_schedule(name: str, capfd: pytest.CaptureFixture
     assert trace.loss[0] == pytest.approx(2.3, rel=0.1)
     assert trace.loss[-1] < trace.loss[0]
     assert all(1.0 < evaluation.val_loss < 3.0 for evaluation in trace.evaluations)
-    assert set(trace.evaluations[0].metrics) == (set() if name == "another name" else {"val_acc", "val_acc_ema"})
+    without = name in ("another name", "logged at the end")
+    assert set(trace.evaluations[0].metrics) == (set() if without else {"val_acc", "val_acc_ema"})
     assert capfd.readouterr() == ("", "")
 
 
