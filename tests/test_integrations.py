@@ -17,7 +17,7 @@ import autowarmup.integrations
 from autowarmup import LoopRun, Schedule
 from autowarmup.errors import InputError
 from autowarmup.integrations.current import nearest_schedule, rates_of
-from autowarmup.integrations.steps import Steps, check_function, check_optimizer, numbers
+from autowarmup.integrations.steps import Steps, check_function, check_optimizer, data_digest, numbers
 from autowarmup.training.loop import DescribedLoop, LoopTask
 from autowarmup.training.trace import Trace
 
@@ -216,6 +216,26 @@ def test_optimizers_are_checked(lr: float | None) -> None:
     optimizer.param_groups[0]["lr"] = lr
     with pytest.raises(InputError, match=f"the SGD of the loop has no learning rate above 0.*{lr}"):
         check_optimizer(optimizer, "the loop")
+
+
+class Drawn(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Examples that are augmented at random."""
+
+    def __len__(self) -> int:
+        return 1_000
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.rand(3), index
+
+
+def test_data_are_known_by_their_length_and_some_examples() -> None:
+    rows = [{"x": torch.ones(3) * number, "labels": number % 2} for number in range(1_000)]
+    other = [*rows[:-40], *({**row, "labels": 7} for row in rows[-40:])]
+    assert data_digest(rows) == data_digest([*rows])
+    assert len({data_digest(rows), data_digest(rows[:-1]), data_digest(other), data_digest({"one": rows})}) == 4
+    assert data_digest(Drawn()) == data_digest(Drawn())
+    assert data_digest(iter(rows)) == data_digest(iter([*rows])) != data_digest(rows)
+    assert data_digest(None) == data_digest(None) != data_digest(rows)
 
 
 def test_numbers_are_single_ones() -> None:

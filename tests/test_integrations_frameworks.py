@@ -373,9 +373,7 @@ LIGHTNINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "accumulation": lambda: {"accumulate_grad_batches": 5},
     "early stopping": lambda: {"callbacks": [stopping()], "min_steps": 30},
     "another name": lambda: {"changes": {"validation_step": other_names}, "monitor": "val/ce"},
-    "logged at the end": lambda: {
-        "changes": {"validation_step": kept, "on_validation_epoch_end": logs_at_the_end}
-    },
+    "logged at the end": lambda: {"changes": {"validation_step": kept, "on_validation_epoch_end": logs_at_the_end}},
     "bf16": lambda: {"precision": "bf16-mixed"},
     "often validated": lambda: {"val_check_interval": 2, "max_time": "00:01:00:00"},
 }

@@ -20,6 +20,7 @@ from autowarmup.integrations.steps import (
     check_fresh,
     check_function,
     check_optimizer,
+    data_digest,
     imported,
     numbers,
 )
@@ -188,7 +189,8 @@ def _look() -> Any:
             current: the schedule that is used today.
             beta2: the optimizer's second-moment decay.
             optimizer: its name.
-            dataset: what the train loaders read.
+            datasets: what the train loaders read.
+            batch_sizes: theirs.
         """
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
@@ -200,7 +202,7 @@ def _look() -> Any:
             self.current = current_settings(rates, f"the scheduler of {type(module).__name__}")
             self.beta2, self.optimizer = beta2_of([optimizer]), type(optimizer).__name__
             loaders = trainer.fit_loop._combined_loader.flattened
-            self.dataset = [getattr(loader, "dataset", None) for loader in loaders]
+            self.datasets = [getattr(loader, "dataset", None) for loader in loaders]
             self.batch_sizes = [getattr(loader, "batch_size", None) for loader in loaders]
             trainer.fit_loop.epoch_loop.max_steps = 0
 
@@ -341,7 +343,8 @@ def _description(module: Any, trainer: Any, seen: Any, makers: Any, monitor: str
         "precision": str(trainer.precision),
         "monitor": monitor,
         "code": digest_of(make_module, others, classes_of(module)),
-        "data": digest_of(seen.dataset, seen.batch_sizes),
+        "data": [*map(data_digest, seen.datasets)],
+        "batch_sizes": seen.batch_sizes,
     }
 
 

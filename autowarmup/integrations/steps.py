@@ -19,12 +19,16 @@ from torch.optim import Optimizer
 from autowarmup.errors import AutowarmupError, InputError
 from autowarmup.seeds import derive_seed
 from autowarmup.training.average import AveragedWeights
+from autowarmup.training.identity import digest_of
 from autowarmup.training.loop import LoopRun
 from autowarmup.training.rng import borrowed, seed_everything
 from autowarmup.values import short
 
 Evaluate = Callable[[], Mapping[str, float]]
 """Validates the model as it is: the validation loss as ``"loss"``, and metrics by name."""
+
+SAMPLED = 64
+"""About so many examples tell a data set from others."""
 
 RESERVED = {"loss", "val_loss", "val_loss_ema"}
 """Names that a metric of a validation can't have."""
@@ -201,6 +205,27 @@ def check_fresh(name: str, first: nn.Module, second: nn.Module) -> None:
     known = {parameter.data_ptr() for parameter in first.parameters() if parameter.numel()}
     if any(parameter.data_ptr() in known for parameter in second.parameters() if parameter.numel()):
         raise InputError(f"{name} returned the same model twice: it must build a fresh one at every call")
+
+
+def data_digest(dataset: Any) -> str:
+    """A digest of what tells a data set from others: the fingerprint of one of the package ``datasets``; else its
+    length and :data:`SAMPLED` of its examples. Of one without a length, or whose examples are drawn at random, less.
+
+    Example:
+        >>> data_digest([{"x": 1}, {"x": 2}]) == data_digest([{"x": 1}, {"x": 3}])
+        False
+    """
+    if isinstance(dataset, Mapping):
+        return digest_of({name: data_digest(part) for name, part in dataset.items()})
+    if (fingerprint := getattr(dataset, "_fingerprint", None)) is not None:
+        return digest_of(fingerprint)
+    try:
+        length = len(dataset)
+        rows = range(0, length, max(1, length // SAMPLED))
+        first, again = (digest_of(*(dataset[row] for row in rows)) for _ in range(2))
+    except (TypeError, NotImplementedError):
+        return digest_of(type(dataset))
+    return digest_of(length, first if first == again else None)
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

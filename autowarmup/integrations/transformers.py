@@ -26,6 +26,7 @@ from autowarmup.integrations.steps import (
     check_fresh,
     check_function,
     check_optimizer,
+    data_digest,
     imported,
     numbers,
 )
@@ -290,12 +291,5 @@ def _description(trainer: Any, make_trainer: Any, monitor: str) -> dict[str, Any
         "arguments": {name: str(arguments[name]) for name in RELEVANT if name in arguments},
         "monitor": monitor,
         "code": digest_of(make_trainer, type(trainer), classes_of(trainer.model)),
-        "data": digest_of(*map(_data, (trainer.train_dataset, trainer.eval_dataset))),
+        "data": [*map(data_digest, (trainer.train_dataset, trainer.eval_dataset))],
     }
-
-
-def _data(dataset: Any) -> Any:
-    """What tells a data set from others: the fingerprint of one of the package ``datasets``, else the data set."""
-    if isinstance(dataset, dict):
-        return {name: _data(part) for name, part in dataset.items()}
-    return getattr(dataset, "_fingerprint", dataset)
