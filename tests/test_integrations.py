@@ -16,7 +16,7 @@ from torch import nn
 import autowarmup.integrations
 from autowarmup import LoopRun, Schedule
 from autowarmup.errors import InputError
-from autowarmup.integrations.current import nearest_schedule, rates_of
+from autowarmup.integrations.current import current_settings, nearest_schedule, rates_of
 from autowarmup.integrations.steps import Steps, check_function, check_optimizer, data_digest, numbers
 from autowarmup.training.loop import DescribedLoop, LoopTask
 from autowarmup.training.trace import Trace
@@ -97,6 +97,11 @@ def test_rates_are_those_of_the_highest_group() -> None:
     assert rates_of(optimizer, plateau, 3) == pytest.approx([0.4] * 3)  # type: ignore[arg-type]
 
 
+def test_rates_of_0_cannot_be_tuned() -> None:
+    with pytest.raises(InputError, match="the scheduler has a learning rate of 0 at every step"):
+        current_settings([0.0] * 10, "the scheduler")
+
+
 # --- Steps --------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +155,26 @@ def test_a_validation_that_raises_on_weights_that_are_not_finite_is_nan() -> Non
     evaluations = traced(lambda run: fit(run, evaluate)).evaluations
     assert np.isnan(evaluations[1].val_loss)
     assert set(evaluations[1].metrics) == {"accuracy", "accuracy_ema"}
+
+
+def test_modules_are_in_their_modes_after_a_validation() -> None:
+    """A frozen part may be in evaluation mode while the rest is trained."""
+    modes: list[tuple[bool, bool]] = []
+
+    def train(run: LoopRun) -> None:
+        model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
+        model[1].eval()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        steps = Steps(run, model, optimizer, lambda: {"loss": model.eval()[0].bias.item()})
+        for _ in range(run.total_steps):
+            model[0].weight.grad = torch.ones(1, 1)
+            optimizer.step()
+            steps.scheduler.step()
+            steps.made(1.0)
+            modes.append((model[0].training, model[1].training))
+
+    traced(train)
+    assert modes == [(True, False)] * 20
 
 
 def test_a_validation_that_raises_otherwise_fails() -> None:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -428,6 +429,31 @@ def test_two_processes_of_accelerate(tmp_path: Path) -> None:
     assert loss[0] == pytest.approx(expected, rel=0.05)
 
 
+def raises_on_nan(prediction: Any) -> dict[str, float]:
+    if not np.isfinite(prediction.predictions).all():
+        raise ValueError("Input contains NaN")
+    return {"accuracy": 0.5}
+
+
+def validation_that_raises(self: Any, batch: Any, index: int) -> None:
+    output = self.model(**batch)
+    raises_on_nan(SimpleNamespace(predictions=output["logits"].numpy()))
+    self.log("val_loss", output["loss"])
+
+
+@pytest.mark.parametrize("framework", ["transformers", "lightning"])
+def test_metrics_that_raise_on_nan_make_an_unstable_trial(framework: str, tmp_path: Path) -> None:
+    """Not a failed one."""
+    plan = PLAN.model_copy(update={"peak": 1e30})
+    if framework == "transformers":
+        train_fn = through_trainer(tmp_path, compute_metrics=raises_on_nan, optimizers=optimizers)["train_fn"]
+    else:
+        train_fn = through_lightning({"validation_step": validation_that_raises})["train_fn"]
+    trace = traced(train_fn, plan)
+    assert np.isnan(trace.loss[-1])
+    assert np.isnan(trace.evaluations[-1].val_loss)
+
+
 # --- Trials beside each other -------------------------------------------------------------------------------
 
 
@@ -599,6 +625,7 @@ def two_optimizers(self: Any) -> Any:
         ({"monitor": "val_los"}, "monitor='val_los'.*did you mean 'val_loss'.*it logs: val_acc, val_loss"),
         ({"limit_val_batches": 0}, "it logs: nothing"),
         ({"max_steps": -1, "max_epochs": -1}, "doesn't say how long a run is: max_epochs=-1, max_steps=-1"),
+        ({"limit_train_batches": 0}, "the Trainer makes no step: its data are empty, or"),
         ({"fast_dev_run": True}, "fast_dev_run, which trains nothing"),
         ({"devices": 2}, "a Trainer for 2 processes"),
         ({"make_data": lambda: loaders()[0]}, "make_data must return a LightningDataModule, or a pair of loaders"),

@@ -77,7 +77,7 @@ class AcceleratedSteps:
             )
         check_optimizer(optimizer.optimizer, "the loop")
         forget_loaders()
-        self._accelerator, self._model, self._evaluate = accelerator, model, evaluate
+        self._accelerator, self._evaluate = accelerator, evaluate
         self._norm = GradNorm(accelerator)
         plain, processes = accelerator.unwrap_model(model), accelerator.num_processes
         self._steps = Steps(run, plain, optimizer.optimizer, self._evaluated, own_gradient_state, processes)
@@ -106,9 +106,5 @@ class AcceleratedSteps:
         return self._steps.made(mean, self._norm.taken(), skipped=skipped)
 
     def _evaluated(self) -> Mapping[str, float]:
-        training = self._model.training
-        try:
-            values = self._evaluate()
-        finally:
-            self._model.train(training)
+        values = self._evaluate()
         return values if isinstance(values, Mapping) else {"loss": values}

@@ -11,6 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from autowarmup.errors import InputError
 from autowarmup.export.deviation import EXACT, deviation
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import WITHOUT_WARMUP, half_wave
@@ -52,8 +53,13 @@ def current_settings(rates: Sequence[float], whose: str) -> dict[str, Any]:
 
     Args:
         rates: of all optimizer steps.
-        whose: what applies them, for the warning.
+        whose: what applies them, for messages.
+
+    Raises:
+        InputError: none of the rates is above 0.
     """
+    if not max(rates) > 0.0:
+        raise InputError(f"{whose} has a learning rate of {max(rates):g} at every step: there is nothing to tune")
     schedule, off = nearest_schedule(rates)
     if off > EXACT:
         logging.getLogger("autowarmup").warning(

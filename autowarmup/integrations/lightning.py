@@ -81,6 +81,8 @@ def from_lightning(
         callback = _look()
         trainer.callbacks.append(callback)
         built("fit() of the Trainer", partial(trainer.fit, module, **data))
+        if callback.total is None:
+            raise InputError("the Trainer makes no step: its data are empty, or it is limited to 0 batches or steps")
         values = built("validate() of the Trainer", partial(trainer.validate, module, verbose=False, **_val_part(data)))
         _values(values, monitor)
         description = _description(module, trainer, callback, makers, monitor)
@@ -184,7 +186,7 @@ def _look() -> Any:
     class Look(Callback):  # type: ignore[misc]
         """
         Attributes:
-            total: optimizer steps of the whole run.
+            total: optimizer steps of the whole run; None where there are none.
             epoch: those of an epoch; None where that isn't known.
             current: the schedule that is used today.
             beta2: the optimizer's second-moment decay.
@@ -192,6 +194,8 @@ def _look() -> Any:
             datasets: what the train loaders read.
             batch_sizes: theirs.
         """
+
+        total: int | None = None
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
             optimizer = _optimizer(trainer)
@@ -308,9 +312,11 @@ def _validation(trainer: Any, monitor: str) -> dict[str, float]:
     """Validates in the middle of ``fit``, as Lightning's ``_TrainingEpochLoop.on_advance_end`` does."""
     first = trainer._logger_connector._first_loop_iter
     trainer.validating = True
-    values = trainer.fit_loop.epoch_loop.val_loop.run()
-    trainer.training = True
-    trainer._logger_connector._first_loop_iter = first
+    try:
+        values = trainer.fit_loop.epoch_loop.val_loop.run()
+    finally:
+        trainer.training = True
+        trainer._logger_connector._first_loop_iter = first
     return _values(values, monitor)
 
 

@@ -6,8 +6,8 @@ import gc
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -114,8 +114,8 @@ class Steps:
 
     def _evaluated(self) -> dict[str, float]:
         """The values with the model's current weights; all NaN where the user's code raises and the weights aren't
-        finite. The training's random state stays as it is."""
-        with borrowed(self._device):
+        finite. The training's random state stays as it is, and so do the modes of the model's modules."""
+        with borrowed(self._device), _same_modes(self._model):
             seed_everything(derive_seed(self._run.seed, "validation"), self._device)
             try:
                 values = dict(self._evaluate())
@@ -125,6 +125,17 @@ class Steps:
                 return dict.fromkeys(self._names, math.nan)
         self._names = [*values]
         return values
+
+
+@contextmanager
+def _same_modes(model: nn.Module) -> Iterator[None]:
+    """After the context each module is in training or evaluation mode as before: parts may be frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def begin(run: LoopRun, device: torch.device) -> None:
