@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -155,6 +156,22 @@ def test_a_validation_that_raises_on_weights_that_are_not_finite_is_nan() -> Non
     evaluations = traced(lambda run: fit(run, evaluate)).evaluations
     assert np.isnan(evaluations[1].val_loss)
     assert set(evaluations[1].metrics) == {"accuracy", "accuracy_ema"}
+
+
+def test_an_engine_s_processes_must_be_the_framework_s() -> None:
+    """Else each would train alone, on all of the data."""
+
+    def train(run: LoopRun) -> None:
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        Steps(run, model, optimizer, lambda: {"loss": 0.0}, processes=2)
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(InputError, match="trains each trial in 1 processes, and the framework knows of 2: leave"):
+            traced(train)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_modules_are_in_their_modes_after_a_validation() -> None:
