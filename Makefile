@@ -14,7 +14,7 @@ test: $(READY)  ## the tests, without the slow ones
 test-slow: $(READY)  ## the slow ones: many kills, servers, a browser
 	$(BIN)/python -m pytest -n 2 -m slow
 
-test-frameworks: .frameworks/.ready  ## exports, audits and lint against the frameworks' own code
+test-frameworks: .frameworks/.ready  ## exports, audits, lint and integrations against the frameworks' own code
 	PYTHONPATH=$(CURDIR)/.frameworks CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 tests/test_*_frameworks.py
 
 faults: $(READY)  ## accidents on a cluster, hundreds of them, for half an hour

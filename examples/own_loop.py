@@ -29,7 +29,7 @@ def train(run: LoopRun) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scheduler = run.schedule.scheduler(optimizer)
 
-    for step in range(run.total_steps):
+    for _ in range(run.total_steps):
         batch = torch.randint(360, len(labels), (64,))
         loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
         optimizer.zero_grad()
@@ -39,7 +39,7 @@ def train(run: LoopRun) -> None:
         scheduler.step()
 
         val_loss = None
-        if (step + 1) % 10 == 0 or step + 1 == run.total_steps:
+        if run.should_validate:
             with torch.no_grad():
                 val_loss = nn.functional.cross_entropy(model(images[:360]), labels[:360]).item()
         if run.report(loss.item(), grad_norm=grad_norm.item(), val_loss=val_loss):

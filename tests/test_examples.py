@@ -11,6 +11,8 @@ from autowarmup import autotune
 
 EXAMPLES = sorted(path.stem for path in (Path(__file__).parent.parent / "examples").glob("[a-z]*.py"))
 EXAMPLES.remove("ray_tune")  # test_ray_tune.py runs it
+for framework in ("transformers_trainer", "lightning_module", "accelerate_loop"):
+    EXAMPLES.remove(framework)  # test_integrations_frameworks.py runs it
 SMALL = {"confirm_seeds": 2, "cohort": 2, "total_steps": 10, "budget": 130}
 
 

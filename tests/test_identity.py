@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -181,6 +182,29 @@ def test_what_refers_to_itself_ends() -> None:
     circle: list[Any] = []
     circle.append(circle)
     assert digest_of(circle) == digest_of(circle)
+
+
+class Circular:
+    """A class of the user's own that a set holds, which its method names."""
+
+    def known(self) -> bool:
+        return type(self) in KINDS
+
+
+KINDS = {Circular, Net}
+
+
+def test_sets_that_refer_to_what_holds_them_end() -> None:
+    assert digest_of(Circular) == digest_of(Circular)
+    assert digest_of(Circular) != digest_of(Net)
+
+
+def test_packages_in_a_folder_of_their_own_count_as_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``pip install --target`` makes it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "targeted.py").write_text("def double(x): return 2 * x\n")
+    (tmp_path / "targeted-1.0.dist-info").mkdir()
+    assert not is_own(importlib.import_module("targeted").double)
 
 
 SCRIPT = """

@@ -77,11 +77,13 @@ def test_no_file_is_longer_than_400_lines_without_a_reason() -> None:
     assert {name for name, count in lines.items() if count > 400} == set(LONG)
 
 
-HEAVY = {"torch", "ray", "mlflow", "matplotlib", "optuna"}
+FRAMEWORKS = {"accelerate", "lightning", "pytorch_lightning", "transformers"}
+HEAVY = {"torch", "ray", "mlflow", "matplotlib", "optuna"} | FRAMEWORKS
 HOMES = {
     "torch": {"schedule/torch_scheduler.py", "audit/rate_audit.py", "audit/backwards.py"}
     | {f"training/{name}.py" for name in ("rng", "batch", "data", "losses", "average", "distributed")}
-    | {f"training/{name}.py" for name in ("identity", "optimizers", "recipe", "trial", "task")},
+    | {f"training/{name}.py" for name in ("identity", "optimizers", "recipe", "trial", "task")}
+    | {f"integrations/{name}.py" for name in ("steps", "current", "transformers", "lightning", "accelerate")},
     "mlflow": {f"tracking/{name}.py" for name in ("client", "metrics", "syncer")} | {"audit/mlflow_run.py"},
     "matplotlib": {f"report/{name}.py" for name in ("figures", "style", "lines", "ground")}
     | {"audit/figure.py"}
@@ -98,7 +100,22 @@ def test_heavy_libraries_are_imported_only_where_they_are_the_subject() -> None:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in {name.split(".")[0] for name in names} & HEAVY:
-                assert str(path.relative_to(PACKAGE)) in HOMES[name], f"{path} imports {name} at its top"
+                assert str(path.relative_to(PACKAGE)) in HOMES.get(name, ()), f"{path} imports {name} at its top"
+
+
+def test_importing_the_package_loads_no_framework() -> None:
+    """Nor does any module of it; the public names of the integrations are there all the same."""
+    script = f"""
+import importlib, pkgutil, sys
+import autowarmup, autowarmup.integrations
+assert not {HEAVY} & set(sys.modules), {HEAVY} & set(sys.modules)
+for name in autowarmup.integrations.__all__:
+    assert getattr(autowarmup.integrations, name).__module__.startswith("autowarmup.integrations.")
+for module in pkgutil.walk_packages(autowarmup.__path__, "autowarmup."):
+    importlib.import_module(module.name)
+assert not {FRAMEWORKS} & set(sys.modules), {FRAMEWORKS} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, check=True)
 
 
 def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path: Path) -> None:

@@ -384,6 +384,30 @@ def test_a_validation_after_the_loop_counts(after: Any) -> None:
     assert trace.final_evaluation is not None
 
 
+@pytest.mark.parametrize(("every", "steps"), [(15, [15, 30, 40]), (40, [40]), (20, [20, 40])])
+def test_a_loop_is_told_where_the_study_validates(every: int, steps: list[int]) -> None:
+    def train(run: LoopRun) -> None:
+        for step in range(run.total_steps):
+            run.report(1.0, lr=run.schedule.lr_at(step), val_loss=0.5 if run.should_validate else None)
+
+    trial = LoopTask(train, current_peak=0.1).trial(SCHEDULE, 0, every, None)
+    trace = Trace.join(list(trial.run(40)))
+    trial.close()
+    assert [evaluation.step for evaluation in trace.evaluations] == steps
+
+
+def test_the_study_s_validations_are_those_of_a_model(tmp_path: Path) -> None:
+    def train(run: LoopRun) -> None:
+        for step in range(run.total_steps):
+            if run.report(1.0, lr=run.schedule.lr_at(step), val_loss=0.5 if run.should_validate else None):
+                break
+
+    result = tuned(train, tmp_path, total_steps=90)
+    assert result.config.eval_every == 5
+    trace = result.trace(1)
+    assert [evaluation.step for evaluation in trace.evaluations] == list(range(5, trace.end + 1, 5))
+
+
 def test_an_early_validation_is_not_the_final_one() -> None:
     early, never = traced(with_(validates=lambda step: step == 10)), traced(with_())
     assert LOSS.final(early) == pytest.approx(early.loss[-4:].mean())

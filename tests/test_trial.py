@@ -307,6 +307,22 @@ def test_the_average_of_half_precision_weights_follows_them() -> None:
         assert model.weight.item() == pytest.approx(1.3, rel=0.01)
 
 
+def test_only_parameters_that_are_trained_may_be_averaged() -> None:
+    from autowarmup.training.average import AveragedWeights
+
+    model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1), nn.Linear(1, 1))
+    average = AveragedWeights(model, model[2].parameters())
+    assert len(average.weights) == 4
+    assert len(average.statistics) == 2
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(3.0)
+    with average.swapped_in():
+        assert model[0].weight.item() == 3.0
+        assert model[2].weight.item() != 3.0
+    assert model[2].weight.item() == 3.0
+
+
 class Augmented(TensorDataset):
     calls = 0
 

@@ -3,7 +3,7 @@ that of the weights themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,11 +17,16 @@ class AveragedWeights:
     The decay of step ``t`` is ``(t+1)/(t+10)``, so the memory grows with the run and means the same at every horizon
     (after Kaddour 2022, arXiv 2209.14981, who averages the latest weights for the same purpose). Kept in single
     precision or better. Running statistics of batch normalisation are averaged like weights; other buffers are not.
+
+    Args:
+        model: whose weights they are.
+        parameters: those of its parameters that are averaged; left out, all of them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._live = [_real(tensor) for tensor in _averaged(model)]
-        self._parameters = len([*model.parameters()])
+    def __init__(self, model: nn.Module, parameters: Iterable[nn.Parameter] | None = None) -> None:
+        averaged = [*(model.parameters() if parameters is None else parameters)]
+        self._live = [_real(tensor) for tensor in (*(one.detach() for one in averaged), *_statistics(model))]
+        self._parameters = len(averaged)
         self.weights = [_wide(tensor).clone() for tensor in self._live]
         self._all_wide = all(
             tensor.dtype == weight.dtype for tensor, weight in zip(self._live, self.weights, strict=True)
@@ -60,8 +65,7 @@ class AveragedWeights:
             tensor.copy_(weight)
 
 
-def _averaged(model: nn.Module) -> Iterator[Tensor]:
-    yield from (parameter.detach() for parameter in model.parameters())
+def _statistics(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
             yield from (module.running_mean, module.running_var)

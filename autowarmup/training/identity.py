@@ -71,9 +71,17 @@ class Digest:
             self._write("tuple", str(len(value)))
             self._each(value)
         elif isinstance(value, frozenset | set):
-            self._write("set", *sorted(digest_of(part) for part in value))
+            self._write("set", *sorted(self._apart(part) for part in value))
         elif self._is_new(value):
             self._compound(value)
+
+    def _apart(self, value: Any) -> str:
+        """The digest of a part of a set, which has no order; what came before the set is known, so that circles end."""
+        digest = Digest()
+        if not isinstance(value, PLAIN):
+            digest._seen, digest._kept = dict(self._seen), self._kept
+        digest.add(value)
+        return digest.text
 
     def _is_new(self, value: Any) -> bool:
         """Whether an object comes for the first time; else its number is written, so that circles end. Not for
@@ -248,7 +256,15 @@ def _not_own() -> frozenset[str]:
 @functools.cache
 def _is_installed(file: str) -> bool:
     path = Path(file)
-    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or path.is_relative_to(STANDARD_LIBRARY)
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or path.is_relative_to(STANDARD_LIBRARY):
+        return True
+    return any(path.is_relative_to(folder) and _holds_packages(folder) for folder in sys.path if folder)
+
+
+@functools.cache
+def _holds_packages(folder: str) -> bool:
+    """Whether packages were installed into a folder, as by ``pip install --target``."""
+    return any(Path(folder).glob("*.dist-info"))
 
 
 def _contents(function: FunctionType) -> list[Any]:

@@ -49,11 +49,11 @@ class LoopRun:
         seed: the seed for initial weights and batches: trials with the same seed must see the same ones.
     """
 
-    def __init__(self, schedule: Schedule, seed: int, channel: Channel) -> None:
+    def __init__(self, schedule: Schedule, seed: int, eval_every: int, channel: Channel) -> None:
         self._applied_lr = AppliedLR(schedule)
         self.schedule: Schedule = RunSchedule.observed(self._applied_lr)
         self.total_steps, self.seed = schedule.horizon, seed
-        self._channel = channel
+        self._eval_every, self._channel = eval_every, channel
         self._step = 0
         self._told = False
 
@@ -61,6 +61,13 @@ class LoopRun:
     def should_stop(self) -> bool:
         """Whether the loop is to end. :meth:`report` returns the same."""
         return self._channel.stopped or self._step >= self.total_steps
+
+    @property
+    def should_validate(self) -> bool:
+        """Whether the step that is reported next is one where the study validates models: about 20 of a run, and the
+        last one. The unfinished trials are compared at some of these. More validations do no harm."""
+        following = self._step + 1
+        return following % self._eval_every == 0 or following == self.total_steps
 
     def report(
         self,
@@ -78,8 +85,8 @@ class LoopRun:
         Args:
             loss: the step's training loss; any number, NaN and infinity included.
             grad_norm: the gradient's norm before clipping, if at hand.
-            val_loss: the validation loss, on the steps that validate. The last step must, else trials are compared by
-                their training loss.
+            val_loss: the validation loss, on the steps that validate, see :attr:`should_validate`. The last step must,
+                else trials are compared by their training loss.
             val_loss_ema: the same with averaged weights, if at hand; it ranks unfinished trials better.
             lr: the learning rate that the step applied; left out, the schedule's. 0 for a step that a loss scaler
                 skipped.
@@ -125,6 +132,21 @@ class LoopRun:
         self._channel.add(Evaluation(self._step, _number("val_loss", val_loss), ema, values))
 
 
+class DescribedLoop:
+    """A ``train_fn`` with its own description of what it trains.
+
+    Args:
+        train: takes a :class:`LoopRun`.
+        description: plain values. A study of another description is another study. ``"train_fn"`` is the name.
+    """
+
+    def __init__(self, train: Callable[[LoopRun], Any], description: dict[str, Any]) -> None:
+        self.train, self.description = train, description
+
+    def __call__(self, run: LoopRun) -> None:
+        self.train(run)
+
+
 class LoopTask:
     """What is trained by a function of the user's own.
 
@@ -164,11 +186,7 @@ class LoopTask:
         self.train_fn, self.current_peak, self.beta2 = train_fn, current_peak, beta2
         self.steps_per_epoch = steps_per_epoch
         self.group = Group()
-        self._description = {
-            "train_fn": getattr(train_fn, "__qualname__", type(train_fn).__name__),
-            "code": digest_of(train_fn),
-            "data": digest_of(*arrays_of(train_fn)),
-        }
+        self._description = train_fn.description if isinstance(train_fn, DescribedLoop) else _described(train_fn)
 
     def check(self, schedule: Schedule, seed: int) -> None:
         """Runs the loop's first two steps three times, twice under one seed and once under another.
@@ -195,7 +213,7 @@ class LoopTask:
 
     def describe(self) -> dict[str, Any]:
         """What is trained: the function's name, a digest of its code, and one of the tensors and arrays that it finds
-        outside itself. A study of another description is another study."""
+        outside itself; or what a :class:`DescribedLoop` says. A study of another description is another study."""
         return self._description
 
     def join(self, group: Group) -> None:
@@ -204,7 +222,7 @@ class LoopTask:
 
     def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> LoopTrial:
         """A trial at its start."""
-        return LoopTrial(self, schedule, seed)
+        return LoopTrial(self, schedule, seed, eval_every)
 
     def _first_loss(self, schedule: Schedule, seed: int) -> float | None:
         """The loss of the first step; None where the loop raised."""
@@ -222,7 +240,7 @@ class LoopTask:
 class LoopTrial:
     """One run of the user's loop."""
 
-    def __init__(self, task: LoopTask, schedule: Schedule, seed: int) -> None:
+    def __init__(self, task: LoopTask, schedule: Schedule, seed: int, eval_every: int) -> None:
         self.step = 0
         self.schedule = schedule
         self._interrupted = False
@@ -230,7 +248,7 @@ class LoopTrial:
         self._random = Stream(derive_seed(seed, "training"), best_device())
         self._channel = Channel()
         self._ended = False
-        run = LoopRun(schedule, seed, self._channel)
+        run = LoopRun(schedule, seed, eval_every, self._channel)
         self._thread = threading.Thread(target=_work, args=(task.train_fn, run, self._channel), daemon=True)
 
     def run(self, until: int) -> Iterator[Trace]:
@@ -300,6 +318,14 @@ def _work(train_fn: Callable[[LoopRun], Any], run: LoopRun, channel: Channel) ->
     except BaseException as raised:  # noqa: BLE001 - handed to the engine, which records it
         error = raised
     channel.end(error)
+
+
+def _described(train_fn: Callable[[LoopRun], Any]) -> dict[str, Any]:
+    return {
+        "train_fn": getattr(train_fn, "__qualname__", type(train_fn).__name__),
+        "code": digest_of(train_fn),
+        "data": digest_of(*arrays_of(train_fn)),
+    }
 
 
 def _same_loss(first: float, second: float) -> bool:
