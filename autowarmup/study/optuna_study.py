@@ -42,7 +42,7 @@ def optuna_study(config: TuneConfig, peaks: PeakRange, trials: Sequence[StoredTr
     worst = objective.shown(max((loss for trial in trials for loss in _losses(trial)), default=0.0))
     for trial in trials:
         if trial.outcome is not None and (params := _params(config, peaks, trial)) is not None:
-            study.add_trial(_frozen(trial, params, _distributions(config, peaks, params), worst))
+            study.add_trial(_frozen(trial, params, distributions_of(config, peaks, params), worst))
     return study
 
 
@@ -55,7 +55,8 @@ def _params(config: TuneConfig, peaks: PeakRange, trial: StoredTrial) -> dict[st
     return config.space.params_of(trial.spec.schedule, config.steps_per_epoch)
 
 
-def _distributions(config: TuneConfig, peaks: PeakRange, params: dict[str, Any]) -> dict[str, BaseDistribution]:
+def distributions_of(config: TuneConfig, peaks: PeakRange, params: dict[str, Any]) -> dict[str, BaseDistribution]:
+    """The distributions of the parameters that make up a schedule of the search space."""
     recorder = _Recorder(params)
     config.space.suggest(recorder, peaks, config.horizon, config.steps_per_epoch, config.beta2)
     return recorder.distributions
