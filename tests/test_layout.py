@@ -88,7 +88,8 @@ HOMES = {
     "matplotlib": {f"report/{name}.py" for name in ("figures", "style", "lines", "ground")}
     | {"audit/figure.py"}
     | {f"report/{name}.py" for name in ("schedules", "loss_curves", "stability_map", "duration")},
-    "optuna": {"study/optuna_study.py"} | {f"optuna/{name}.py" for name in ("trials", "run", "sampler", "pruner")},
+    "optuna": {"study/optuna_study.py", "study/optuna_storage.py"}
+    | {f"optuna/{name}.py" for name in ("trials", "run", "sampler", "pruner")},
     "ray": {"ray_tune.py"} | {f"engines/{name}.py" for name in ("ray", "session", "worker", "worker_group", "cluster")},
 }
 
