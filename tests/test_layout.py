@@ -77,7 +77,7 @@ def test_no_file_is_longer_than_400_lines_without_a_reason() -> None:
     assert {name for name, count in lines.items() if count > 400} == set(LONG)
 
 
-FRAMEWORKS = {"accelerate", "lightning", "pytorch_lightning", "transformers"}
+FRAMEWORKS = {"accelerate", "keras", "lightning", "pytorch_lightning", "transformers"}
 HEAVY = {"torch", "ray", "mlflow", "matplotlib", "optuna"} | FRAMEWORKS
 HOMES = {
     "torch": {"schedule/torch_scheduler.py", "audit/rate_audit.py", "audit/backwards.py"}

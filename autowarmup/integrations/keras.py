@@ -12,10 +12,12 @@ import numpy as np
 
 from autowarmup.errors import InputError
 from autowarmup.integrations.current import current_settings
-from autowarmup.integrations.steps import RESERVED, built, check_function
+from autowarmup.integrations.steps import RESERVED, built, check_function, imported
 from autowarmup.seeds import derive_seed
 from autowarmup.training.identity import digest_of
 from autowarmup.training.loop import DescribedLoop, LoopRun
+from autowarmup.training.recipe import best_device
+from autowarmup.training.rng import borrowed
 from autowarmup.values import nearest, short
 
 FitArguments = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
@@ -47,16 +49,21 @@ def from_keras(make_model: Callable[[], Any], fit_arguments: FitArguments) -> di
     Raises:
         InputError: the model or the arguments can't be tuned. The message says what is allowed.
     """
+    keras = imported("keras")
+    check_function("make_model", make_model, "a compiled keras.Model")
+    with borrowed(best_device()):
+        keras.utils.set_random_seed(0)
+        return _look_at(make_model, fit_arguments)
+
+
+def _look_at(make_model: Any, fit_arguments: Any) -> dict[str, Any]:
+    """The arguments of ``autotune``, from a batch of training and a validation."""
     import keras
 
-    check_function("make_model", make_model, "a compiled keras.Model")
-    policy = keras.config.dtype_policy()
-    keras.utils.set_random_seed(0)
     model, arguments = _model(make_model), _arguments(fit_arguments)
     fit, validation = _parts(arguments)
-    beta2 = float(getattr(_inner(model.optimizer), "beta_2", 0.999))
-    accumulate = _accumulation(model)
-    rate = _inner(model.optimizer)._learning_rate
+    accumulate, inner = _accumulation(model), _inner(model.optimizer)
+    beta2, rate = float(getattr(inner, "beta_2", 0.999)), inner._learning_rate
     _settable(model)
     callback = _look()
     built("model.fit", partial(model.fit, **fit, epochs=1, verbose=0, callbacks=[callback]))
@@ -71,7 +78,7 @@ def from_keras(make_model: Callable[[], Any], fit_arguments: FitArguments) -> di
         raise InputError(f"fit_arguments: {callback.batches} batches an epoch make no optimizer step")
     return {
         "train_fn": DescribedLoop(
-            partial(_train, make_model, fit_arguments, policy),
+            partial(_train, make_model, fit_arguments, keras.config.dtype_policy()),
             _description(model, make_model, arguments, accumulate, [*values]),
         ),
         "total_steps": total,
@@ -223,8 +230,8 @@ def _model(make_model: Callable[[], Any]) -> Any:
         raise InputError("make_model returned a model that was trained before: it must build a fresh one at every call")
     if model.steps_per_execution != 1:
         raise InputError(
-            f"the model is compiled with steps_per_execution={model.steps_per_execution}: its learning rate can only be "
-            f"set once in so many steps. Leave it out"
+            f"the model is compiled with steps_per_execution={model.steps_per_execution}: its learning rate can only "
+            f"be set once in so many steps. Leave it out"
         )
     return model
 
@@ -330,9 +337,11 @@ def _parts(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _evaluated(model: Any, validation: dict[str, Any]) -> dict[str, float]:
-    """The validation loss and the metrics, with the model's current weights."""
+    """The validation loss and the metrics, with the model's current weights. The training's random state stays as it
+    is."""
     training = getattr(model, "training", None)  # of a torch module
-    values = model.evaluate(**validation, verbose=0, return_dict=True)
+    with borrowed(best_device()):
+        values = model.evaluate(**validation, verbose=0, return_dict=True)
     if training is not None and hasattr(model, "train"):
         model.train(training)
     return {name: _number(value) for name, value in values.items()}
