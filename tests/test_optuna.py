@@ -108,7 +108,7 @@ def test_it_finds_a_schedule_and_stops_by_itself() -> None:
     assert {"peak", "shape", "warmup_steps_sqrt"} <= {*proposal.params}
     assert proposal.params["peak"] == sampler.schedule_of(proposal).peak
     assert [*proposal.intermediate_values] == [*range(2, 41, 2)]
-    assert sampler.verdict(study) == sampler.conclusion
+    assert sampler.conclusion_of(study) == sampler.conclusion
 
 
 def test_by_ask_and_tell() -> None:
@@ -197,7 +197,7 @@ def test_processes_work_on_one_study_together(tmp_path: Path) -> None:
     assert [process.wait(240) for process in processes] == [0, 0]
     sampler = made(confirm_seeds=2)
     study = created(sampler, storage)
-    conclusion = sampler.verdict(study)
+    conclusion = sampler.conclusion_of(study)
     assert conclusion is not None
     assert conclusion.verdict.kind == "tuned"
     assert {trial.user_attrs["worker"] for trial in study.trials if trial.user_attrs} != set()
@@ -228,6 +228,28 @@ def test_several_trials_at_once() -> None:
     assert not running
     assert set(reasons) == {"there is nothing to train until one of the trials that run has ended"}
     assert sampler.conclusion.verdict.kind == "tuned"
+
+
+def test_a_trial_whose_end_is_being_stored_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may ask in between, and all steps are reported by then."""
+    sampler = made(slots=2)
+    study = created(sampler)
+    with pytest.raises(optuna.TrialPruned):
+        trained(sampler.run(probe := study.ask()), probe)
+    study.tell(probe, state=TrialState.PRUNED)
+    trial = study.ask()
+    value = trained(sampler.run(trial), trial)
+    store, asked = study._storage.set_trial_state_values, []
+
+    def stored(trial_id: int, *args: Any, **keywords: Any) -> bool:
+        if not asked:
+            asked.extend(study.ask() for _ in range(2))
+            assert [sampler.run(other).role for other in asked] == ["baseline", "proposal"]
+        return store(trial_id, *args, **keywords)
+
+    monkeypatch.setattr(study._storage, "set_trial_state_values", stored)
+    study.tell(trial, value)
+    assert [trial.state for trial in study.trials[1:]] == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
 
 
 def test_threads() -> None:

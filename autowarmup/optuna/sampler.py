@@ -111,6 +111,7 @@ class WarmupSampler(BaseSampler):
         self._lock = threading.RLock()
         self._specs: dict[Key, TrialSpec | None] = {}
         self._runs: dict[Key, TrialRun] = {}
+        self._own: set[Key] = set()  # also of trials that have ended
         self._failures: Counter[tuple[Role, Schedule]] = Counter()
 
     def run(self, trial: optuna.Trial) -> TrialRun:
@@ -150,6 +151,7 @@ class WarmupSampler(BaseSampler):
             trial.set_user_attr("seed", spec.seed)
             trial.set_user_attr("schedule", spec.schedule.model_dump(mode="json"))
             trial.set_user_attr("worker", _worker())
+            self._own.add(key)
             self._runs[key] = run = TrialRun(trial, spec, self._config, self._goes_on)
             return run
 
@@ -164,7 +166,7 @@ class WarmupSampler(BaseSampler):
             raise InputError(f"trial {trial.number} has no schedule of this sampler's space: parameters {trial.params}")
         return schedule
 
-    def verdict(self, study: Study) -> Conclusion | None:
+    def conclusion_of(self, study: Study) -> Conclusion | None:
         """What a study's trials say so far, also before the search is over; None before the run of the current schedule
         has ended."""
         return self._search(study)[0].conclusion()
@@ -302,7 +304,8 @@ class WarmupSampler(BaseSampler):
         """Fails the trials whose process on this machine is gone."""
         for trial in study.get_trials(deepcopy=False, states=(State.RUNNING,)):
             host, _, pid = trial.user_attrs.get("worker", "").rpartition(" ")
-            if host == platform.node() and (study.study_name, trial.number) not in self._runs and _is_gone(int(pid)):
+            own = (study.study_name, trial.number) in self._own
+            if not own and host == platform.node() and _is_gone(int(pid)):
                 study.tell(trial.number, state=State.FAIL)
 
 

@@ -79,7 +79,9 @@ class TrialReader:
             outcome = "unstable"
         raw = {int(step): value for step, value in trial.user_attrs.get("raw", {}).items()}
         values = {step: (raw.get(step, value), value) for step, value in trial.intermediate_values.items()}
-        end = trial.last_step or 0
+        if outcome is None:  # a last step counts when the trial's value is there
+            values = {step: value for step, value in values.items() if step < spec.schedule.horizon}
+        end = max(values, default=0)
         if outcome == "completed":
             end = spec.schedule.horizon
             if trial.value is not None and spec.role != "probe":
