@@ -13,6 +13,7 @@ EXAMPLES = sorted(path.stem for path in (Path(__file__).parent.parent / "example
 EXAMPLES.remove("ray_tune")  # test_ray_tune.py runs it
 for framework in ("transformers_trainer", "lightning_module", "accelerate_loop"):
     EXAMPLES.remove(framework)  # test_integrations_frameworks.py runs it
+EXAMPLES.remove("keras_model")  # test_keras_frameworks.py runs it
 SMALL = {"confirm_seeds": 2, "cohort": 2, "total_steps": 10, "budget": 130}
 
 

@@ -77,7 +77,7 @@ def test_no_file_is_longer_than_400_lines_without_a_reason() -> None:
     assert {name for name, count in lines.items() if count > 400} == set(LONG)
 
 
-FRAMEWORKS = {"accelerate", "lightning", "pytorch_lightning", "transformers"}
+FRAMEWORKS = {"accelerate", "keras", "lightning", "pytorch_lightning", "transformers"}
 HEAVY = {"torch", "ray", "mlflow", "matplotlib", "optuna"} | FRAMEWORKS
 HOMES = {
     "torch": {"schedule/torch_scheduler.py", "audit/rate_audit.py", "audit/backwards.py"}
@@ -88,7 +88,8 @@ HOMES = {
     "matplotlib": {f"report/{name}.py" for name in ("figures", "style", "lines", "ground")}
     | {"audit/figure.py"}
     | {f"report/{name}.py" for name in ("schedules", "loss_curves", "stability_map", "duration")},
-    "optuna": {"study/optuna_study.py"},
+    "optuna": {"study/optuna_study.py", "study/optuna_storage.py"}
+    | {f"optuna/{name}.py" for name in ("trials", "run", "sampler", "pruner")},
     "ray": {"ray_tune.py"} | {f"engines/{name}.py" for name in ("ray", "session", "worker", "worker_group", "cluster")},
 }
 

@@ -32,7 +32,7 @@ from autowarmup.cli.common import BAD_INPUT, CLOSED, FAILED, INTERRUPTED, NOT_DE
 from autowarmup.cli.schedule import schedule, spaces
 from autowarmup.cli.show import report, show
 from autowarmup.cli.tools import doctor
-from autowarmup.cli.tracking import browse, sync
+from autowarmup.cli.tracking import browse, optuna, sync
 from autowarmup.cli.tune import resume, tune
 from autowarmup.errors import AutowarmupError, InputError, StudyError, TrackingError
 from autowarmup.shell import printable
@@ -116,7 +116,7 @@ def cli(context: click.Context) -> int:
     return BAD_INPUT  # of the group alone: a command's own code takes its place
 
 
-for command in (tune, resume, show, browse, report, schedule, spaces, audit, lint, sync, doctor):
+for command in (tune, resume, show, browse, report, schedule, spaces, audit, lint, sync, optuna, doctor):
     cli.add_command(command)
 
 

@@ -1,4 +1,5 @@
-"""The commands about MLflow: what it lacks of a study is delivered, its page is shown."""
+"""The commands about MLflow and Optuna: what MLflow lacks of a study is delivered, its page is shown, and a study is
+written into an Optuna storage."""
 
 from __future__ import annotations
 
@@ -65,6 +66,31 @@ def browse(study: Path, mlflow: str | None, port: int | None, no_open: bool) -> 
             server.wait()
         except KeyboardInterrupt:
             click.echo(err=True)
+    return OK
+
+
+@click.command(short_help="Write a study into an Optuna storage.")
+@STUDY
+@click.option(
+    "--storage", metavar="URL", required=True, help="Database: sqlite:///FILE, postgresql://... or mysql://..."
+)
+@click.option("--name", metavar="NAME", help="What it is called there.  [default: the study's own name]")
+def optuna(study: Path, storage: str, name: str | None) -> int:
+    """Write a study's trials into an Optuna storage, for optuna-dashboard and Optuna's own tools.
+
+    A second time it adds the trials that have ended since.
+
+    \b
+    Example:
+      autowarmup optuna studies/mine --storage sqlite:///optuna.db
+      optuna-dashboard sqlite:///optuna.db
+    """
+    from autowarmup.study.optuna_storage import write_optuna
+
+    written = write_optuna(study, storage, name)
+    told = f"{written.name}: {written.added} trials added"
+    told += f", {written.known} were there" if written.known else ""
+    click.echo(told + (f", {written.open} haven't ended" if written.open else ""))
     return OK
 
 

@@ -78,7 +78,10 @@ FRAMEWORK = Framework(
     title="Keras / TensorFlow",
     tested="keras 3.15.1",
     code=written(CODE, single=True),
-    notes=("Keras counts optimizer steps and keeps the count with the optimizer, so a model that is resumed goes on.",),
+    notes=(
+        "Keras keeps the count of steps with the optimizer, so a model that is resumed goes on.",
+        "With gradient_accumulation_steps=N Keras counts batches: there, use step // N in the schedule's __call__.",
+    ),
     own=_own,
     own_notes=("decay_steps counts the steps after the warm-up.",),
 )

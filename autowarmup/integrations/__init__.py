@@ -2,17 +2,18 @@
 
 >>> import autowarmup.integrations
 >>> sorted(autowarmup.integrations.__all__)
-['AcceleratedSteps', 'from_lightning', 'from_trainer']
+['AcceleratedSteps', 'from_keras', 'from_lightning', 'from_trainer']
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autowarmup.integrations.accelerate import AcceleratedSteps
+    from autowarmup.integrations.keras import from_keras
     from autowarmup.integrations.lightning import from_lightning
     from autowarmup.integrations.transformers import from_trainer
 
-__all__ = ["AcceleratedSteps", "from_lightning", "from_trainer"]
+__all__ = ["AcceleratedSteps", "from_keras", "from_lightning", "from_trainer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from autowarmup.integrations.lightning import from_lightning
 
         return from_lightning
+    if name == "from_keras":
+        from autowarmup.integrations.keras import from_keras
+
+        return from_keras
     if name == "AcceleratedSteps":
         from autowarmup.integrations.accelerate import AcceleratedSteps
 

@@ -42,13 +42,17 @@ class Candidates:
 
     def __init__(self, config: TuneConfig) -> None:
         self.config = config
+        self._pools: dict[PeakRange, list[Candidate]] = {}
 
     def pool(self, peaks: PeakRange) -> list[Candidate]:
         """The schedules to choose from: evenly spread over the space. Owen 1998, Scrambling Sobol' points."""
         from scipy.stats import qmc
 
-        sobol = qmc.Sobol(d=DIMENSIONS, seed=derive_seed(self.config.seed, "pool"))
-        return [self._candidate(peaks, {}, point.tolist()) for point in sobol.random_base2(POOL_BITS)]
+        if peaks not in self._pools:
+            sobol = qmc.Sobol(d=DIMENSIONS, seed=derive_seed(self.config.seed, "pool"))
+            points = sobol.random_base2(POOL_BITS)
+            self._pools[peaks] = [self._candidate(peaks, {}, point.tolist()) for point in points]
+        return self._pools[peaks]
 
     def plain(self, peaks: PeakRange) -> list[Candidate]:
         """The current schedule with no warm-up, and with that of the untuned rule (Ma & Yarats 2021, On the Adequacy of

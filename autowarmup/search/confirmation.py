@@ -8,7 +8,7 @@ their order, as many at once as there is room for, until they have decided.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -153,12 +153,19 @@ class Confirmation:
         current: the run of the current schedule on the search's seed.
         new: makes a trial of a schedule, given its candidate's number, its seed, and whether only a loss that is not
             finite ends it.
+        pauses: whether a run can be paused halfway until the other one is there. Else the challenger's goes on to its
+            end.
     """
 
     def __init__(
-        self, config: TuneConfig, current: TrialState, new: Callable[[Schedule, int, int, bool], TrialState]
+        self,
+        config: TuneConfig,
+        current: TrialState,
+        new: Callable[[Schedule, int, int, bool], TrialState],
+        *,
+        pauses: bool = True,
     ) -> None:
-        self._config, self._new = config, new
+        self._config, self._new, self._pauses = config, new, pauses
         self._on_search_seed, self._current = current, current.spec.candidate
         self._seeds = [derive_seed(config.seed, "confirmation", i) for i in range(config.confirm_seeds)]
         self._runs: dict[tuple[int, int], TrialState] = {}
@@ -182,7 +189,7 @@ class Confirmation:
                 if trial is not None and (trial.outcome is not None or trial in running):
                     continue
                 end = 0 if trial is None else trial.end
-                to_its_end = candidate != self._current and self.untried(challenger)
+                to_its_end = candidate != self._current and (self.untried(challenger) or not self._pauses)
                 if end >= self._halfway and not pair.undecided_halfway and not to_its_end:
                     continue
                 until = self._config.rung_after(end)
@@ -193,6 +200,10 @@ class Confirmation:
                     trial = self._start(challenger, candidate, seed)
                 return trial, until
         return None
+
+    def know(self, runs: Iterable[TrialState]) -> None:
+        """Takes runs on fresh seeds that were made before."""
+        self._runs |= {(run.spec.candidate, run.spec.seed): run for run in runs}
 
     def standing(self, challenger: Challenger) -> Standing:
         """What the pairs say of a challenger so far."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from autowarmup.schedule import Schedule
 from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.candidates import Candidate, Candidates, harsher
 from autowarmup.search.config import TuneConfig
@@ -86,6 +87,18 @@ class Exploration:
             self._starts = self._starts[1:]
             self._pool = [candidate for candidate in self._pool if candidate != choice]
         return choice
+
+    def leave_out(self, tried: Collection[Schedule], again: Sequence[Candidate]) -> None:
+        """Takes account of schedules that were tried before: they are not chosen again, but for those in ``again``."""
+        self._starts = [candidate for candidate in self._starts if candidate.schedule not in tried]
+        self._pool = [candidate for candidate in self._pool if candidate.schedule not in tried]
+        self._pool += again
+
+    def next_of_pool(self, trials: Sequence[TrialState]) -> Candidate:
+        """The next candidate of the space, whatever is expected of it, that is not harsher than what broke."""
+        broken = [trial.schedule for trial in trials if trial.outcome == "unstable"]
+        gentle = (c for c in self._pool if not any(harsher(c.schedule, schedule) for schedule in broken))
+        return next(gentle, self._pool[0])
 
     def _kept(self, trials: Sequence[TrialState], running: Sequence[TrialState]) -> int:
         """Optimizer steps that the proposal which gets furthest needs from there to its end; 0 where one is there."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Generator
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from autowarmup.errors import TaskFailedError
 from autowarmup.schedule import Schedule
@@ -61,6 +61,9 @@ class Search:
         slots: how many trials can run at once when it begins, >= 1.
         prior: what is expected of schedules; left out, what was learned from other tasks.
     """
+
+    _pauses: ClassVar[bool] = True
+    """Whether a trial can be paused, and go on later where it stopped."""
 
     def __init__(
         self, config: TuneConfig, candidates: Candidates | None = None, slots: int = 1, prior: Prior | None = None
@@ -128,12 +131,7 @@ class Search:
         if self._explored:
             return None
         if self._exploration is None:
-            probe = None if self._probe is None else self._probe.trace
-            expected = self._source.expected_peak(probe, self._prior)
-            self.peaks = self._peak_range(expected)
-            self._exploration = Exploration(
-                self.config, self._source, expected, self.peaks, looks=self._looks, prior=self._prior
-            )
+            self._exploration = self._begin_exploration()
         trials = self._on_search_seed
         running = [trial for trial in trials if trial.spec.number in self._running]
         left, left_at_most = (budget - self._committed for budget in self._search_budgets)
@@ -145,6 +143,15 @@ class Search:
         if isinstance(choice, Candidate):
             choice = self._new(choice.schedule, "proposal", self.config.seed, params=choice.params)
         return choice, until
+
+    def _begin_exploration(self) -> Exploration:
+        expected = self._expected_peak()
+        self.peaks = self._peak_range(expected)
+        return Exploration(self.config, self._source, expected, self.peaks, looks=self._looks, prior=self._prior)
+
+    def _expected_peak(self) -> float:
+        """The best peak to expect, as the probe tells."""
+        return self._source.expected_peak(None if self._probe is None else self._probe.trace, self._prior)
 
     @property
     def _looks(self) -> int:
@@ -194,8 +201,7 @@ class Search:
         if gentler >= challenger.schedule.peak:
             return None
         schedule = challenger.schedule.model_copy(update={"peak": gentler})
-        self._candidates += 1
-        return Challenger(self._candidates - 1, schedule, math.inf, challenger.noise)
+        return Challenger(self._next_candidate(schedule), schedule, math.inf, challenger.noise)
 
     def _is_ahead(self, trial: TrialState) -> bool:
         """Whether a schedule is ahead of the current one by enough to be worth its pairs, as far as that is known."""
@@ -221,7 +227,7 @@ class Search:
                     schedule, "confirmation", seed, candidate, stop_only_on_nonfinite=stop_only_on_nonfinite
                 )
 
-            self._confirmation = Confirmation(self.config, self._current, new)
+            self._confirmation = Confirmation(self.config, self._current, new, pauses=self._pauses)
         return self._confirmation
 
     # -- what is known --
@@ -269,12 +275,9 @@ class Search:
         stop_only_on_nonfinite: bool = False,
         params: dict[str, float | str] | None = None,
     ) -> TrialState:
-        if candidate is None:
-            candidate = self._candidates
-            self._candidates += 1
         spec = TrialSpec(
             number=len(self._trials),
-            candidate=candidate,
+            candidate=self._next_candidate(schedule) if candidate is None else candidate,
             role=role,
             seed=seed,
             schedule=schedule,
@@ -284,6 +287,11 @@ class Search:
         trial = TrialState(spec, objective=self.config.objective)
         self._trials.append(trial)
         return trial
+
+    def _next_candidate(self, schedule: Schedule) -> int:
+        """The number of a schedule that is tried for the first time."""
+        self._candidates += 1
+        return self._candidates - 1
 
     def _arrivals(self) -> Steps[list[SegmentResult]]:
         """The next segment that has ended; with a fixed cohort all that are running, by the numbers of their trials."""

@@ -37,25 +37,37 @@ def optuna_study(config: TuneConfig, peaks: PeakRange, trials: Sequence[StoredTr
         peaks: the range of peaks that was searched.
         trials: the study's trials.
     """
-    objective = config.objective
-    study = optuna.create_study(direction=objective.direction)
-    worst = objective.shown(max((loss for trial in trials for loss in _losses(trial)), default=0.0))
-    for trial in trials:
-        if trial.outcome is not None and (params := _params(config, peaks, trial)) is not None:
-            study.add_trial(_frozen(trial, params, _distributions(config, peaks, params), worst))
+    study = optuna.create_study(direction=config.objective.direction)
+    for trial in frozen_trials(config, peaks, trials):
+        role = trial.user_attrs["role"]
+        if role == "proposal" or (role == "baseline" and trial.params):
+            study.add_trial(trial)
     return study
 
 
-def _params(config: TuneConfig, peaks: PeakRange, trial: StoredTrial) -> dict[str, Any] | None:
-    """The parameters of the search space that make up a trial's schedule; None where the space doesn't contain it."""
+def frozen_trials(config: TuneConfig, peaks: PeakRange, trials: Sequence[StoredTrial]) -> list[FrozenTrial]:
+    """All trials of a study that have ended as Optuna has them. Those whose schedule isn't in the search space, as the
+    probe's, have no parameters. The arguments are those of :func:`optuna_study`."""
+    worst = config.objective.shown(max((loss for trial in trials for loss in _losses(trial)), default=0.0))
+    found = []
+    for trial in trials:
+        if trial.outcome is not None:
+            params = _params(config, peaks, trial)
+            found.append(_frozen(trial, params, distributions_of(config, peaks, params) if params else {}, worst))
+    return found
+
+
+def _params(config: TuneConfig, peaks: PeakRange, trial: StoredTrial) -> dict[str, Any]:
+    """The parameters of the search space that make up a trial's schedule; none where the space doesn't contain it."""
     if trial.spec.role == "proposal":
         return dict(trial.spec.params)
-    if trial.spec.role != "baseline" or not peaks.low <= trial.spec.schedule.peak <= peaks.high:
-        return None
-    return config.space.params_of(trial.spec.schedule, config.steps_per_epoch)
+    if trial.spec.role == "probe" or not peaks.low <= trial.spec.schedule.peak <= peaks.high:
+        return {}
+    return config.space.params_of(trial.spec.schedule, config.steps_per_epoch) or {}
 
 
-def _distributions(config: TuneConfig, peaks: PeakRange, params: dict[str, Any]) -> dict[str, BaseDistribution]:
+def distributions_of(config: TuneConfig, peaks: PeakRange, params: dict[str, Any]) -> dict[str, BaseDistribution]:
+    """The distributions of the parameters that make up a schedule of the search space."""
     recorder = _Recorder(params)
     config.space.suggest(recorder, peaks, config.horizon, config.steps_per_epoch, config.beta2)
     return recorder.distributions
@@ -65,7 +77,12 @@ def _frozen(
     trial: StoredTrial, params: dict[str, Any], distributions: dict[str, BaseDistribution], worst: float
 ) -> FrozenTrial:
     severity = trial.instability.severity if trial.instability else 0.0
-    attributes = {"number": trial.spec.number, "outcome": trial.outcome, "severity": severity}
+    spec = trial.spec
+    attributes: dict[str, Any] = {"number": spec.number, "role": spec.role, "seed": spec.seed}
+    attributes |= {"outcome": trial.outcome, "severity": severity, "steps": trial.trace.end}
+    attributes["schedule"] = spec.schedule.model_dump(mode="json")
+    if trial.instability:
+        attributes["instability"] = trial.instability.message
     objective = trial.objective
     scores = {e.step: objective.shown(objective.averaged(e)) for e in trial.trace.evaluations}
     scores = {step: score for step, score in scores.items() if math.isfinite(score)}
