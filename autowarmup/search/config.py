@@ -50,6 +50,8 @@ class TuneConfig(Frozen):
             2**32 - 1.
         current: the schedule that is used today, over ``total_steps``; what is found must beat it. Left out:
             ``current_peak`` without a warm-up, with the space's first decay.
+        groups: the patterns of the parameter groups that schedules may have, by name, from the model's input to its
+            output; empty for one curve for all. Without patterns they are the optimizer's own.
         current_peak: the peak learning rate that is used today, 1e-12 to 1e6.
         beta2: the decay of the optimizer's second moment, 0 to below 1; the rules depend on it.
         confirm_seeds: fresh seeds on which the best schedule meets the current one, at most; 0 to 100. They are taken
@@ -71,6 +73,7 @@ class TuneConfig(Frozen):
     space: SearchSpace
     seed: Seed = 0
     current: Schedule | None = None
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=lambda groups: not groups)
     current_peak: Rate
     beta2: Beta2 = 0.999
     confirm_seeds: ConfirmSeeds = 4
@@ -106,7 +109,17 @@ class TuneConfig(Frozen):
                 f"current_peak={self.current_peak:g} is not the peak of the current schedule, "
                 f"{self.current.peak:g}: leave current_peak out"
             )
+        self._check_groups()
         return self
+
+    def _check_groups(self) -> None:
+        """What the space, the current schedule and the study say about groups must fit together."""
+        theirs = {group.name: group.parameters for group in self.current.groups} if self.current else {}
+        if theirs and list(theirs.items()) != list(self.groups.items()):
+            raise ValueError(
+                f"the current schedule has the groups {', '.join(theirs)}, and the study's groups are "
+                f"{', '.join(self.groups) or 'none'}: they must be the same, in the same order"
+            )
 
     @property
     def horizon(self) -> int:
