@@ -62,6 +62,10 @@ def exchanged(tuned: Schedule, current: Schedule) -> Iterator[tuple[str, str, Sc
         ends = "" if isinstance(current.decay, ConstantDecay) else f" to {current.lr_at(current.horizon):.3g}"
         yield "decay", f"{current.decay.kind}{ends}", _changed(tuned, **decay)
 
+    if current.groups != tuned.groups:
+        words = ", ".join(group.describe() for group in current.groups) or "one curve for all"
+        yield "groups", words, _changed(tuned, groups=current.groups)
+
 
 def _warmup_in_words(schedule: Schedule) -> str:
     return f"{schedule.shape.kind} over {schedule.duration:,} steps" if schedule.duration else "none"
