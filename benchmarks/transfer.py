@@ -44,7 +44,7 @@ STUDIES = (0, 1, 2)
 """Seeds of the studies."""
 FRESH = (1001, 1002, 1003)
 """Seeds on which schedules are judged."""
-SAMPLE, FINALISTS = 24, 3
+SAMPLE, FINALISTS = 20, 2
 """Schedules of the space that are trained on one fresh seed, and those of them that are trained on all."""
 
 Patterns = dict[str, list[str]]
@@ -260,7 +260,7 @@ def main() -> None:
     names = given.tasks or list(TASKS)
     if "faces" in names and not FACES.is_dir():
         sys.exit(f"{FACES} is missing: see the top of {__file__}")
-    with ProcessPoolExecutor(max_workers=2) as pool:
+    with ProcessPoolExecutor(max_workers=len(names)) as pool:
         parts = list(pool.map(table, names))
     text = "\n\n".join([HEAD, *parts]) + "\n"
     if given.write:
@@ -271,8 +271,8 @@ def main() -> None:
 HEAD = f"""\
 # Transfer learning with groups
 
-Made by `python -m benchmarks.transfer --write`. The final loss is the mean validation loss over {len(FRESH)} fresh seeds,
-the same for all methods; for searched schedules the mean over {len(STUDIES)} studies, with each study's in parentheses.
+Made by `python -m benchmarks.transfer --write`. The final loss is the mean validation loss over {len(FRESH)} fresh
+seeds, the same for all methods; for searched schedules the mean over {len(STUDIES)} studies, each in parentheses.
 The regret is to the best mean loss that is known of any schedule: those of the table, and the best of {SAMPLE} random
 schedules of the space. The cost of a study is in whole runs, everything included."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from autowarmup import RateAudit, Schedule, autotune
@@ -18,6 +19,8 @@ from autowarmup.errors import InputError
 from autowarmup.export.frameworks import FRAMEWORKS
 from autowarmup.report import schedules as pictures
 from autowarmup.report.uses import uses
+from autowarmup.report.variations import varied
+from autowarmup.schedule.shapes import WITHOUT_WARMUP
 from autowarmup.study.exchanges import exchanged
 from autowarmup.study.result import TuneResult
 from autowarmup.study.store import StudyStore
@@ -133,6 +136,23 @@ def test_the_groups_are_a_part_of_the_gain() -> None:
     assert schedule == tuned.model_copy(update={"groups": ()})
     assert parts["peak"][1].groups == tuned.groups
     assert "groups" not in [part for part, _, _ in exchanged(current, current.model_copy(update={"peak": 1.0}))]
+
+
+@given(schedules, st.sampled_from(["none", "linear", "sqrt", "untuned-linear"]), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_what_is_exchanged_and_varied_is_always_a_schedule(tuned: Schedule, shape: str, steps: int) -> None:
+    """Groups' own warm-ups change with the schedule's, and end where it has none."""
+    ramp = shape in ("linear", "sqrt")
+    current = Schedule(peak=0.2, horizon=40, shape=shape, warmup_steps=steps if ramp else 0, decay="wsd")
+    made = [schedule for _, _, schedule in exchanged(tuned, current)]
+    made += [tuned.rewarmed(**WITHOUT_WARMUP), varied(tuned, 0.3, 0), varied(tuned, 0.3, steps)]
+    for schedule in made:
+        assert Schedule.model_validate_json(schedule.model_dump_json()) == schedule
+    assert all(group.warmup_steps is None for group in varied(tuned, 0.3, 0).groups)
+    twice = varied(tuned, 0.3, 2 * tuned.warmup_steps)
+    for group, before in zip(twice.groups, tuned.groups, strict=True):
+        wanted = before.warmup_steps and min(2 * before.warmup_steps, 40 - before.frozen_steps)
+        assert group.warmup_steps == wanted
 
 
 def test_mlflow_gets_the_groups() -> None:

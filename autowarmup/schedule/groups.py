@@ -68,6 +68,15 @@ class ParameterGroup(Frozen):
         warmup = None if self.warmup_steps is None else max(1, round(self.warmup_steps * steps))
         return self.model_copy(update={"warmup_steps": warmup, "frozen_steps": round(self.frozen_steps * steps)})
 
+    def rewarmed(self, old: int, new: int, horizon: int) -> Self:
+        """With a warm-up of its own that changes as the schedule's does, from ``old`` to ``new`` steps."""
+        if new == 0:
+            return self.model_copy(update={"warmup_steps": None, "shape": None})
+        if self.warmup_steps is None:
+            return self
+        steps = min(round(self.warmup_steps * new / (old or new)), horizon - self.frozen_steps)
+        return self.model_copy(update={"warmup_steps": max(1, steps) if self.frozen_steps < horizon else None})
+
     def describe(self) -> str:
         """In a few words.
 

@@ -276,6 +276,13 @@ class Schedule(ByGroup, Frozen):
         """
         return Schedule(**(self.model_dump() | changes))
 
+    def rewarmed(self, **warmup: Any) -> Self:
+        """With another warm-up: ``shape``, ``warmup_steps``, ``start_factor``. The durations that groups have of their
+        own change in proportion."""
+        steps = warmup.get("warmup_steps", self.warmup_steps)
+        groups = [group.rewarmed(self.warmup_steps, steps, self.horizon) for group in self.groups]
+        return self.model_copy(update=warmup | {"groups": tuple(groups)})
+
     def describe(self) -> str:
         """One line for people.
 
