@@ -25,11 +25,14 @@ def config(**settings: Any) -> TuneConfig:
 
 
 def test_the_pool_has_one_curve_for_all_beside_ratios_and_unfreezing() -> None:
-    pool = Candidates(config()).pool(PEAKS)
+    space = SearchSpace.parse(
+        "groups: {layer_decay: {low: 0.05, high: 1, scale: log}, frozen: {low: 0.02, high: 0.2}, longer_warmup: 0.5}"
+    )
+    pool = Candidates(config(space=space)).pool(PEAKS)
     modes = [candidate.params["groups"] for candidate in pool]
-    assert len(pool) == 512
+    assert len(pool) == 2048
     for mode in ("one curve", "ratios", "unfreezing"):
-        assert 120 < modes.count(mode) < 220
+        assert 600 < modes.count(mode) < 760
     for candidate in pool:
         mode, groups = candidate.params["groups"], candidate.schedule.groups
         assert bool(groups) is (mode != "one curve")
@@ -44,7 +47,8 @@ def test_the_pool_has_one_curve_for_all_beside_ratios_and_unfreezing() -> None:
 
 
 def test_every_proposal_is_recognised_by_its_parameters() -> None:
-    made = config()
+    text = "groups: {layer_decay: {low: 0.05, high: 1}, frozen: {low: 0, high: 0.2}, longer_warmup: {low: 0, high: 1}}"
+    made = config(space=SearchSpace.parse(f"shapes: [linear, cosine]\n{text}"))
     for candidate in Candidates(made).pool(PEAKS)[:100]:
         known = made.space.params_of(candidate.schedule, None, made.groups)
         assert known is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 from autowarmup import RateAudit, Schedule, autotune
 from autowarmup.audit import figure
 from autowarmup.audit.recording import read
+from autowarmup.cli.program import cli
 from autowarmup.errors import InputError
 from autowarmup.export.frameworks import FRAMEWORKS
 from autowarmup.report import schedules as pictures
@@ -173,5 +175,9 @@ def test_the_report_of_a_study_with_groups(tmp_path: Path) -> None:
         traces = {trial.spec.number: trial.trace for trial in store.trials()}
         stored = {trial.spec.number: trial.spec.schedule for trial in store.trials()}
     assert stored == {record.number: record.schedule for record in result.records}
+    ways = {schedule.treatment.partition(" to")[0] for schedule in stored.values()}
+    assert set(result.trials["groups"].str.partition(" to")[0]) == ways == {"one curve", "groups", "unfreezing"}
+    printed = CliRunner().invoke(cli, ["schedule", str(tmp_path / "study"), "--curve", "--steps", "2"]).output
+    assert printed.splitlines()[0] == ("step,backbone,head" if result.schedule.groups else "step,rate")
     lines = pictures.schedules(result, traces).axes[0].get_lines()
     assert sum(line.get_linestyle() == ":" for line in lines) >= 1

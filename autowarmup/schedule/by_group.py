@@ -53,6 +53,16 @@ class ByGroup(Applicable):
         """The names of the groups that are frozen at an optimizer step."""
         return frozenset(group.name for group in self.groups if step < group.frozen_steps)
 
+    @property
+    def treatment(self: HasGroups) -> str:
+        """How the groups are treated, in a few words: ``"groups to x 0.1"`` with the lowest ratio, ``"unfreezing to x
+        0.1"`` where some are frozen at first; ``"one curve"`` without groups.
+        """
+        if not self.groups:
+            return "one curve"
+        way = "unfreezing" if any(group.frozen_steps for group in self.groups) else "groups"
+        return f"{way} to x {min(group.ratio for group in self.groups):.2g}"
+
     def scheduler(
         self: HasGroups, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None
     ) -> ScheduleLR:

@@ -17,8 +17,8 @@ from autowarmup.search.surrogate import features, of_groups
 from autowarmup.seeds import derive_seed
 from autowarmup.training.trace import Trace
 
-POOL_BITS = 9
-"""Candidates to choose from: two to this power."""
+POOL_BITS, POOL_BITS_WITH_GROUPS = 9, 11
+"""Candidates to choose from: two to this power. A space with groups has more dimensions."""
 
 PARAMETERS = ("peak", "shape", "decay", "final_factor", "warmup_steps_sqrt", "power", "start_factor")
 """What a space may ask for, by name."""
@@ -51,9 +51,10 @@ class Candidates:
         from scipy.stats import qmc
 
         if peaks not in self._pools:
-            dimensions = len(WITH_GROUPS if self.config.space.groups else PARAMETERS)
+            grouped = self.config.space.groups is not None
+            dimensions, bits = (len(WITH_GROUPS), POOL_BITS_WITH_GROUPS) if grouped else (DIMENSIONS, POOL_BITS)
             sobol = qmc.Sobol(d=dimensions, seed=derive_seed(self.config.seed, "pool"))
-            points = sobol.random_base2(POOL_BITS)
+            points = sobol.random_base2(bits)
             self._pools[peaks] = [self._candidate(peaks, {}, point.tolist()) for point in points]
         return self._pools[peaks]
 
