@@ -1,12 +1,10 @@
 """Transfer learning: one curve for all parameters, groups with a fixed ratio, ULMFiT's recipe, and groups searched.
 
-    python -m benchmarks.transfer --write
+    make bench-transfer
 
 Each study starts from today's learning rate without groups. What it hands back is trained on fresh seeds, the same for
 all methods. The regret is to the best mean loss that any schedule has there: those of the methods, and the best of a
-random sample of the space. Faces need the weights and the images of two packages, which are read as files:
-
-    pip install --no-deps --target .faces facenet-pytorch==2.6.0 scikit-image==0.26.0
+random sample of the space. The weights and the images of faces are those of two packages, read as files from ``.faces``.
 """
 
 from __future__ import annotations
@@ -259,7 +257,7 @@ def main() -> None:
     given = parser.parse_args()
     names = given.tasks or list(TASKS)
     if "faces" in names and not FACES.is_dir():
-        sys.exit(f"{FACES} is missing: see the top of {__file__}")
+        sys.exit(f"{FACES} is missing: make bench-transfer installs it")
     with ProcessPoolExecutor(max_workers=len(names)) as pool:
         parts = list(pool.map(table, names))
     text = "\n\n".join([HEAD, *parts]) + "\n"
@@ -271,7 +269,7 @@ def main() -> None:
 HEAD = f"""\
 # Transfer learning with groups
 
-Made by `python -m benchmarks.transfer --write`. The final loss is the mean validation loss over {len(FRESH)} fresh
+Made by `make bench-transfer`. The final loss is the mean validation loss over {len(FRESH)} fresh
 seeds, the same for all methods; for searched schedules the mean over {len(STUDIES)} studies, each in parentheses.
 The regret is to the best mean loss that is known of any schedule: those of the table, and the best of {SAMPLE} random
 schedules of the space. The cost of a study is in whole runs, everything included."""

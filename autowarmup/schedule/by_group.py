@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from autowarmup.errors import InputError
 from autowarmup.schedule.applicable import Applicable
 from autowarmup.schedule.groups import ParameterGroup, Plan, rate_of
-from autowarmup.values import short
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,9 +37,8 @@ class ByGroup(Applicable):
         Raises:
             InputError: ``step`` is not a whole number, or negative.
         """
-        if not isinstance(step, Integral) or step < 0:
-            raise InputError(f"step={short(step)}: must be a whole number, counted from 0")
-        return {group.name: rate_of(group, self, int(step)) for group in self.groups}
+        whole = self.lr_at(step)
+        return {group.name: rate_of(group, self, step, whole) for group in self.groups}
 
     def curves(self: HasGroups) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         """All rates of each group, shape ``(horizon,)``, by the group's name."""

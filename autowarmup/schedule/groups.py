@@ -143,10 +143,11 @@ class Warmup:
         return self.shape.share(step, self)
 
 
-def rate_of(group: ParameterGroup, plan: Plan, step: int) -> float:
-    """A group's learning rate at a step: 0 while it is frozen, then its own warm-up, below the schedule's decay."""
+def rate_of(group: ParameterGroup, plan: Plan, step: int, whole: float) -> float:
+    """A group's learning rate at a step: 0 while it is frozen, then its own warm-up, below the schedule's decay.
+    ``whole`` is the schedule's learning rate."""
     if group.is_plain:
-        return group.ratio * plan.lr_at(step)
+        return group.ratio * whole
     step = min(step, plan.horizon)
     if step < group.frozen_steps:
         return 0.0
