@@ -4,7 +4,7 @@
 
 Each study starts from today's learning rate without groups. What it hands back is trained on fresh seeds, the same for
 all methods. The regret is to the best mean loss that any schedule has there: those of the methods, and the best of a
-random sample of the space. The weights and the images of faces are those of two packages, read as files from ``.faces``.
+random sample of the space. Weights and images of faces are those of two packages, read as files from ``.faces``.
 """
 
 from __future__ import annotations
