@@ -65,6 +65,26 @@ class Climb(Protocol):
     def shape(self) -> Any: ...
 
 
+class Group(Protocol):
+    """A parameter group of a schedule."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ratio(self) -> float: ...
+
+    @property
+    def frozen_steps(self) -> int: ...
+
+    @property
+    def is_plain(self) -> bool: ...
+
+    def warmup(self, plan: Any) -> Climb: ...
+
+    def describe(self) -> str: ...
+
+
 class Export(Frozen):
     """A schedule written down for a framework.
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from autowarmup.export.base import Climb, Form, Plan
-from autowarmup.schedule.groups import ParameterGroup, Warmup
+from autowarmup.export.base import Climb, Form, Group, Plan
 
 
 def closed_form(plan: Plan) -> str:
@@ -72,7 +71,7 @@ def written(template: str, config: str | None = None, single: bool = False) -> C
     return form
 
 
-def of_group(plan: Plan, group: ParameterGroup, name: str) -> str:
+def of_group(plan: Plan, group: Group, name: str) -> str:
     """The source of the multiplier of a group below the highest, called ``name``.
 
     Example:
@@ -95,7 +94,7 @@ def of_group(plan: Plan, group: ParameterGroup, name: str) -> str:
     ratio = repr(group.ratio)
     if group.is_plain:
         return f"{head}\n    return {ratio} * multiplier(step)"
-    warmup, decay = Warmup.of(group, plan), _decay(plan)
+    warmup, decay = group.warmup(plan), _decay(plan)
     lines = [f"step = min(step, {plan.horizon})"]
     lines += [f"if step < {group.frozen_steps}:", "    return 0.0"] if group.frozen_steps else []
     lines.append(

@@ -25,71 +25,6 @@ def _patterns(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class ParameterGroup(Frozen):
-    """What a group of parameters has of its own in a schedule: the peak's ratio, the warm-up, and how long it stays
-    frozen. What is left out is the schedule's.
-
-    Args:
-        name: the group's name, that of the optimizer's parameter groups.
-        parameters: patterns of its parameters' names, such as ``"encoder.*"``, one or a list; they are needed where the
-            group is looked for in a model.
-        ratio: its learning rate as a share of the schedule's, above 0 to 1.
-        warmup_steps: its own warm-up's duration, >= 1.
-        shape: its own warm-up's curve, by name or with its settings; ``"none"`` for no warm-up.
-        frozen_steps: steps before it starts, 0 to the horizon. Its warm-up begins then.
-
-    Raises:
-        InputError: a value of the wrong type or out of its range.
-
-    Example:
-        >>> ParameterGroup(name="backbone", parameters="encoder.*", ratio=0.1).parameters
-        ('encoder.*',)
-    """
-
-    name: Name
-    parameters: Annotated[tuple[Name, ...], BeforeValidator(_patterns)] = ()
-    ratio: Number = Field(default=1.0, gt=0.0, le=1.0)
-    warmup_steps: Whole | None = Field(default=None, ge=1)
-    shape: Shape | None = None
-    frozen_steps: Whole = Field(default=0, ge=0)
-
-    @field_validator("shape", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it differs from the schedule in its ratio at most."""
-        return self.warmup_steps is None and self.shape is None and not self.frozen_steps
-
-    def scaled(self, steps: float) -> Self:
-        """With numbers of steps that are so many times as large."""
-        warmup = None if self.warmup_steps is None else max(1, round(self.warmup_steps * steps))
-        return self.model_copy(update={"warmup_steps": warmup, "frozen_steps": round(self.frozen_steps * steps)})
-
-    def rewarmed(self, old: int, new: int, horizon: int) -> Self:
-        """With a warm-up of its own that changes as the schedule's does, from ``old`` to ``new`` steps."""
-        if new == 0:
-            return self.model_copy(update={"warmup_steps": None, "shape": None})
-        if self.warmup_steps is None:
-            return self
-        steps = min(round(self.warmup_steps * new / (old or new)), horizon - self.frozen_steps)
-        return self.model_copy(update={"warmup_steps": max(1, steps) if self.frozen_steps < horizon else None})
-
-    def describe(self) -> str:
-        """In a few words.
-
-        >>> ParameterGroup(name="backbone", ratio=0.1, frozen_steps=30).describe()
-        'backbone x 0.1, frozen for 30 steps'
-        """
-        told = [f"{self.name} x {self.ratio:.3g}"]
-        told += [f"frozen for {self.frozen_steps:,} steps"] if self.frozen_steps else []
-        told += [f"{self.shape.kind} warm-up"] if self.shape is not None else []
-        told += [f"warm-up over {self.warmup_steps:,} steps"] if self.warmup_steps is not None else []
-        return ", ".join(told)
-
-
 class Plan(Protocol):
     """The schedule that groups belong to."""
 
@@ -131,16 +66,80 @@ class Warmup:
     final_factor: float = 0.0
     duration: int = 0
 
-    @classmethod
-    def of(cls, group: ParameterGroup, plan: Plan) -> Self:
-        """The group's own where it has one, or else the schedule's."""
-        shape = plan.shape if group.shape is None else group.shape
-        steps = plan.warmup_steps if group.warmup_steps is None else group.warmup_steps
-        return cls(shape, 0 if isinstance(shape, NoWarmup | Rule) else steps, plan.start_factor, plan.horizon)
-
     def share(self, step: int) -> float:
         """The share of the peak at a step, counted from the step where the group starts."""
         return self.shape.share(step, self)
+
+
+class ParameterGroup(Frozen):
+    """What a group of parameters has of its own in a schedule: the peak's ratio, the warm-up, and how long it stays
+    frozen. What is left out is the schedule's.
+
+    Args:
+        name: the group's name, that of the optimizer's parameter groups.
+        parameters: patterns of its parameters' names, such as ``"encoder.*"``, one or a list; they are needed where the
+            group is looked for in a model.
+        ratio: its learning rate as a share of the schedule's, above 0 to 1.
+        warmup_steps: its own warm-up's duration, >= 1.
+        shape: its own warm-up's curve, by name or with its settings; ``"none"`` for no warm-up.
+        frozen_steps: steps before it starts, 0 to the horizon. Its warm-up begins then.
+
+    Raises:
+        InputError: a value of the wrong type or out of its range.
+
+    Example:
+        >>> ParameterGroup(name="backbone", parameters="encoder.*", ratio=0.1).parameters
+        ('encoder.*',)
+    """
+
+    name: Name
+    parameters: Annotated[tuple[Name, ...], BeforeValidator(_patterns)] = ()
+    ratio: Number = Field(default=1.0, gt=0.0, le=1.0)
+    warmup_steps: Whole | None = Field(default=None, ge=1)
+    shape: Shape | None = None
+    frozen_steps: Whole = Field(default=0, ge=0)
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it differs from the schedule in its ratio at most."""
+        return self.warmup_steps is None and self.shape is None and not self.frozen_steps
+
+    def warmup(self, plan: Plan) -> Warmup:
+        """Its warm-up in a schedule: its own where it has one, or else the schedule's."""
+        shape = plan.shape if self.shape is None else self.shape
+        steps = plan.warmup_steps if self.warmup_steps is None else self.warmup_steps
+        return Warmup(shape, 0 if isinstance(shape, NoWarmup | Rule) else steps, plan.start_factor, plan.horizon)
+
+    def scaled(self, steps: float) -> Self:
+        """With numbers of steps that are so many times as large."""
+        warmup = None if self.warmup_steps is None else max(1, round(self.warmup_steps * steps))
+        return self.model_copy(update={"warmup_steps": warmup, "frozen_steps": round(self.frozen_steps * steps)})
+
+    def rewarmed(self, old: int, new: int, horizon: int) -> Self:
+        """With a warm-up of its own that changes as the schedule's does, from ``old`` to ``new`` steps."""
+        if new == 0:
+            return self.model_copy(update={"warmup_steps": None, "shape": None})
+        if self.warmup_steps is None:
+            return self
+        steps = min(round(self.warmup_steps * new / (old or new)), horizon - self.frozen_steps)
+        return self.model_copy(update={"warmup_steps": max(1, steps) if self.frozen_steps < horizon else None})
+
+    def describe(self) -> str:
+        """In a few words.
+
+        >>> ParameterGroup(name="backbone", ratio=0.1, frozen_steps=30).describe()
+        'backbone x 0.1, frozen for 30 steps'
+        """
+        told = [f"{self.name} x {self.ratio:.3g}"]
+        told += [f"frozen for {self.frozen_steps:,} steps"] if self.frozen_steps else []
+        told += [f"{self.shape.kind} warm-up"] if self.shape is not None else []
+        told += [f"warm-up over {self.warmup_steps:,} steps"] if self.warmup_steps is not None else []
+        return ", ".join(told)
 
 
 def rate_of(group: ParameterGroup, plan: Plan, step: int, whole: float) -> float:
@@ -151,7 +150,7 @@ def rate_of(group: ParameterGroup, plan: Plan, step: int, whole: float) -> float
     step = min(step, plan.horizon)
     if step < group.frozen_steps:
         return 0.0
-    rate = group.ratio * plan.peak * Warmup.of(group, plan).share(step - group.frozen_steps)
+    rate = group.ratio * plan.peak * group.warmup(plan).share(step - group.frozen_steps)
     return rate if step < plan.warmup_steps else rate * plan.decay.share(step, plan)
 
 
@@ -176,7 +175,7 @@ def check_groups(groups: Sequence[ParameterGroup], plan: Plan) -> None:
 
 
 def _problem(group: ParameterGroup, plan: Plan) -> str | None:
-    warmup = Warmup.of(group, plan)
+    warmup = group.warmup(plan)
     if group.frozen_steps + (group.warmup_steps or 0) > plan.horizon:
         return f"it is to be frozen and to warm up for longer than the horizon of {plan.horizon:,} steps"
     if isinstance(warmup.shape, NoWarmup | Rule):
