@@ -180,4 +180,6 @@ def test_the_report_of_a_study_with_groups(tmp_path: Path) -> None:
     printed = CliRunner().invoke(cli, ["schedule", str(tmp_path / "study"), "--curve", "--steps", "2"]).output
     assert printed.splitlines()[0] == ("step,backbone,head" if result.schedule.groups else "step,rate")
     lines = pictures.schedules(result, traces).axes[0].get_lines()
+    legend = pictures.schedules(result, traces).legends[0].get_texts()
+    assert "lower groups" in [text.get_text() for text in legend]
     assert sum(line.get_linestyle() == ":" for line in lines) >= 1

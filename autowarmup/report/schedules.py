@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from autowarmup.report.lines import back_to_front, handles, line_style, mark_onset
-from autowarmup.report.style import COLOURS, canvas, legend, log_scale, notice, title
+from autowarmup.report.style import COLOURS, GREY, canvas, legend, log_scale, notice, title
 from autowarmup.report.trials import peaks, several
 from autowarmup.study.forecast import Traces, searched
 from autowarmup.study.result import TrialRecord, TuneResult
@@ -38,12 +39,14 @@ def schedules(result: TuneResult, traces: Traces) -> Figure:
         for group in record.schedule.groups[:-1]:  # 0 while it is frozen, which a logarithmic scale leaves out
             axes.plot(steps, [rates[group.name] or math.nan for rates in lower], **style | BELOW)
         mark_onset(axes, record, record.instability.lr if record.instability else math.nan)
-    lowest = min((group.ratio for record in tried for group in record.schedule.groups), default=1.0)
+    ratios = [group.ratio for record in tried for group in record.schedule.groups]
+    lowest = min(ratios, default=1.0)
     log_scale(axes, "y", min(peaks(tried)) * max(lowest, 1e-3) / 20, max(peaks(tried)) * 1.6)
     axes.set_xlim(-0.01 * result.config.horizon, result.config.horizon * 1.01)
     axes.set(xlabel="optimizer step", ylabel="learning rate")
     title(axes, _counted(tried))
-    legend(figure, handles(result, tried))
+    lower = [Line2D([], [], color=GREY, label="lower groups", **BELOW)] if ratios else []
+    legend(figure, [*handles(result, tried), *lower])
     return figure
 
 
