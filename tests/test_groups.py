@@ -173,6 +173,17 @@ def test_lengths_scale_with_the_horizon() -> None:
     assert schedule.describe().endswith("at step 40; backbone x 0.5, frozen for 8 steps, warm-up over 6 steps")
 
 
+@given(schedules, st.integers(11, 39), st.integers(41, 5000))
+@settings(max_examples=50, deadline=None)
+def test_scaled_schedules_are_schedules(schedule: Schedule, fewer: int, more: int) -> None:
+    made = [shortened(schedule, fewer), extrapolated(schedule, more).schedule]
+    made += [
+        schedule.rescaled(batch=batch, warmup=kept).schedule for batch in (0.3, 3.7) for kept in ("samples", "steps")
+    ]
+    for scaled in made:
+        assert Schedule.model_validate_json(scaled.model_dump_json()) == scaled
+
+
 NAMES = ["encoder.0.weight", "encoder.0.bias", "norm.weight", "classifier.weight"]
 
 

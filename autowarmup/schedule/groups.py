@@ -115,19 +115,23 @@ class ParameterGroup(Frozen):
         steps = plan.warmup_steps if self.warmup_steps is None else self.warmup_steps
         return Warmup(shape, 0 if isinstance(shape, NoWarmup | Rule) else steps, plan.start_factor, plan.horizon)
 
-    def scaled(self, steps: float) -> Self:
-        """With numbers of steps that are so many times as large."""
-        warmup = None if self.warmup_steps is None else max(1, round(self.warmup_steps * steps))
-        return self.model_copy(update={"warmup_steps": warmup, "frozen_steps": round(self.frozen_steps * steps)})
+    def scaled(self, steps: float, horizon: int) -> Self:
+        """With numbers of steps that are so many times as large, within another horizon."""
+        frozen = min(round(self.frozen_steps * steps), horizon)
+        return self.model_copy(update={"frozen_steps": frozen})._within(horizon, steps)
+
+    def _within(self, horizon: int, factor: float) -> Self:
+        """With an own warm-up so many times as long, as far as the horizon goes."""
+        if self.warmup_steps is None:
+            return self
+        steps = min(max(1, round(self.warmup_steps * factor)), horizon - self.frozen_steps)
+        return self.model_copy(update={"warmup_steps": steps or None})
 
     def rewarmed(self, old: int, new: int, horizon: int) -> Self:
         """With a warm-up of its own that changes as the schedule's does, from ``old`` to ``new`` steps."""
         if new == 0:
             return self.model_copy(update={"warmup_steps": None, "shape": None})
-        if self.warmup_steps is None:
-            return self
-        steps = min(round(self.warmup_steps * new / (old or new)), horizon - self.frozen_steps)
-        return self.model_copy(update={"warmup_steps": max(1, steps) if self.frozen_steps < horizon else None})
+        return self._within(horizon, new / (old or new))
 
     def describe(self) -> str:
         """In a few words.

@@ -265,7 +265,9 @@ class Schedule(ByGroup, Frozen):
             changes["shape"] = self.shape.model_dump() | {"beta2": rule.new_beta(self.shape.beta2)}
         elif warmup == "samples" and self.warmup_steps:
             changes["warmup_steps"] = max(1, round(self.warmup_steps * rule.steps))
-        changes["groups"] = [group.scaled(rule.steps if warmup == "samples" else 1.0) for group in self.groups]
+        changes["groups"] = [
+            group.scaled(rule.steps if warmup == "samples" else 1.0, changes["horizon"]) for group in self.groups
+        ]
         return Rescaled(schedule=self._changed(**changes), rule=rule)
 
     def _changed(self, **changes: Any) -> Schedule:
