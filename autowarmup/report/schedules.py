@@ -35,9 +35,9 @@ def schedules(result: TuneResult, traces: Traces) -> Figure:
         steps = np.unique(np.linspace(0, record.steps - 1, POINTS).astype(int))
         style = line_style(result, record)
         axes.plot(steps, [record.schedule.lr_at(int(step)) for step in steps], **style)
-        lower = [record.schedule.rates_at(int(step)) for step in steps]
+        below = [record.schedule.rates_at(int(step)) for step in steps]
         for group in record.schedule.groups[:-1]:  # 0 while it is frozen, which a logarithmic scale leaves out
-            axes.plot(steps, [rates[group.name] or math.nan for rates in lower], **style | BELOW)
+            axes.plot(steps, [rates[group.name] or math.nan for rates in below], **style | BELOW)
         mark_onset(axes, record, record.instability.lr if record.instability else math.nan)
     ratios = [group.ratio for record in tried for group in record.schedule.groups]
     lowest = min(ratios, default=1.0)
