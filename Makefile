@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-frameworks faults mutants check bench-search clean
+.PHONY: demo test test-slow test-frameworks faults mutants check bench-search bench-transfer clean
 
 demo: $(READY)  ## tune the warm-up of a small GPT on real text, and say how to browse what was found
 	$(BIN)/autowarmup tune examples/char_gpt.py:task --steps 240 --study studies/demo
@@ -31,8 +31,11 @@ check: $(READY)  ## lint, format, types
 bench-search: .venv-bench/.ready  ## search and whole studies against general tuners, on stored tables: half an hour
 	.venv-bench/bin/python -W ignore -m benchmarks.search.compare --slots 1 8 32
 
+bench-transfer: $(READY) .faces/.ready  ## groups of parameters in fine-tuning: ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.transfer --write
+
 clean:
-	rm -rf .venv .venv-bench .frameworks studies
+	rm -rf .venv .venv-bench .frameworks .faces studies
 
 .venv-bench/.ready: pyproject.toml constraints-benchmark.txt
 	$(PYTHON) -m venv .venv-bench
@@ -42,6 +45,10 @@ clean:
 .frameworks/.ready: $(READY) constraints-frameworks.txt
 	rm -rf .frameworks
 	$(BIN)/pip install --quiet --no-deps --target .frameworks -r constraints-frameworks.txt
+	touch $@
+
+.faces/.ready: $(READY)
+	$(BIN)/pip install --quiet --no-deps --target .faces facenet-pytorch==2.6.0 scikit-image==0.26.0
 	touch $@
 
 $(READY): pyproject.toml constraints.txt

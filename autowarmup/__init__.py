@@ -12,6 +12,7 @@ from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import AutowarmupError
 from autowarmup.instability.instability import Instability
 from autowarmup.instability.monitor import Detectors
+from autowarmup.schedule.groups import ParameterGroup
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.study.result import TuneResult
@@ -26,6 +27,7 @@ __all__ = [
     "Detectors",
     "Instability",
     "LoopRun",
+    "ParameterGroup",
     "RateAudit",
     "RaySettings",
     "Schedule",

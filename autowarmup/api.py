@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autowarmup.arguments import Arguments, current_schedule, loaded_space
+from autowarmup.arguments import Arguments, current_schedule, loaded_space, patterns_of
 from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import InputError
 from autowarmup.instability.monitor import Detectors
@@ -56,6 +56,7 @@ def autotune(
     budget: int | str | None = None,
     seed: int = 0,
     current: Schedule | dict[str, Any] | None = None,
+    groups: Mapping[str, str | Sequence[str]] | Literal["optimizer"] | None = None,
     current_peak: float | None = None,
     beta2: float | None = None,
     steps_per_epoch: int | None = None,
@@ -101,6 +102,10 @@ def autotune(
         current: the schedule you train with today, over ``total_steps``; what is found must beat it. Or a dict of its
             settings, such as ``{"shape": "linear", "warmup_steps": "10%"}``; the rest is filled in. Left out, today's
             learning rate without a warm-up, with the decay that the space has first.
+        groups: parameter groups that may have learning rates of their own: patterns over parameter names by the group's
+            name, from the model's input to its output, such as ``{"backbone": "encoder.*", "head": "classifier.*"}``.
+            Each parameter must be in one. Or ``"optimizer"``: the named groups of the optimizer. It goes with
+            ``space="transfer-learning"``, or with a ``current`` that has groups.
         current_peak: the learning rate you use today, 1e-12 to 1e6; left out, that of ``current``, or the optimizer's
             (1e-3 for a ``train_fn``).
         beta2: Adam's second-moment decay, for the untuned rule, 0 to below 1; left out, the optimizer's.
@@ -152,7 +157,7 @@ def autotune(
     given = Arguments(
         total_steps=total_steps, tune_steps=tune_steps, batch_size=batch_size, accumulate=accumulate,
         clip_norm=clip_norm, precision=precision, device=device, compile=compile, space=loaded_space(space),
-        budget=budget, seed=seed, current=current, current_peak=current_peak, beta2=beta2,
+        budget=budget, seed=seed, current=current, groups=groups, current_peak=current_peak, beta2=beta2,
         steps_per_epoch=steps_per_epoch, confirm_seeds=confirm_seeds, margin=margin, cohort=cohort,
         trivial_loss=trivial_loss, objective=objective, direction=direction, detectors=detectors, study=study,
         mlflow=mlflow, progress=progress, engine=engine,
@@ -200,6 +205,7 @@ def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, 
             current_peak=1e-3 if (peak := _given_peak(given)) is None else peak,
             beta2=0.999 if given.beta2 is None else given.beta2,
             steps_per_epoch=given.steps_per_epoch,
+            groups=patterns_of(given),
         )
     from autowarmup.training.task import ModelTask
 
@@ -209,7 +215,9 @@ def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, 
             f"objective={given.objective!r}: no such validation metric{nearest(given.objective, known)}; pass it in "
             f"metrics, or choose one of: {', '.join(map(str, known))}"
         )
-    task = ModelTask(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=given.training)
+    task = ModelTask(
+        model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=given.training, groups=given.groups
+    )
     if given.steps_per_epoch is not None and task.steps_per_epoch not in (None, given.steps_per_epoch):
         raise InputError(
             f"steps_per_epoch={given.steps_per_epoch}: the data makes {task.steps_per_epoch}; leave it out"
@@ -237,7 +245,8 @@ def _config(given: Arguments, task: Task) -> TuneConfig:
         budget=None if given.budget is None else budget_steps(given.budget, tuned or total),
         space=given.space,
         seed=given.seed,
-        current=current_schedule(given.current, total, peak, given.space, epoch),
+        current=current_schedule(given.current, total, peak, given.space, epoch, task.groups),
+        groups=task.groups,
         current_peak=peak,
         beta2=task.beta2 if given.beta2 is None else given.beta2,
         confirm_seeds=given.confirm_seeds,

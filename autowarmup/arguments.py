@@ -6,6 +6,7 @@ Model, data, loss, optimizer, metrics and training loop are checked by their tas
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import InputError, SpaceError
 from autowarmup.instability.monitor import Detectors
 from autowarmup.schedule.duration import Duration, budget_steps, duration_steps, parse_duration
+from autowarmup.schedule.groups import Patterns
 from autowarmup.schedule.ranges import HIGHEST_RATE, LOWEST_RATE, Rate
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import Beta2
@@ -26,6 +28,10 @@ from autowarmup.study.progress import Progress
 from autowarmup.tracking import check_uri
 from autowarmup.training.settings import TrainSettings
 from autowarmup.values import Number, Whole, short
+
+OPTIMIZER = "optimizer"
+"""What ``groups`` is for the optimizer's own."""
+FEWEST_GROUPS = 2
 
 
 def _length(value: Any) -> Any:
@@ -75,6 +81,24 @@ def _text(value: str) -> str:
     if "\0" in value:
         raise ValueError("holds a NUL")
     return value
+
+
+def _groups(value: Any) -> Any:
+    """Patterns by name, or ``"optimizer"``."""
+    if value is None or value == OPTIMIZER:
+        return value
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError(
+            f"must be patterns of parameter names by the group's name, from the model's input to its output, such as "
+            f"{{'backbone': 'encoder.*', 'head': 'classifier.*'}}, or {OPTIMIZER!r} for the optimizer's own groups"
+        )
+    if len(value) < FEWEST_GROUPS:
+        raise ValueError("must be two groups at least: one group is all parameters")
+    found = {name: [given] if isinstance(given, str) else given for name, given in value.items()}
+    for name, patterns in found.items():
+        if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(one, str) for one in patterns):
+            raise ValueError(f"group {name!r} must have a pattern such as 'encoder.*', or a list of them")
+    return {name: list(patterns) for name, patterns in found.items()}
 
 
 def _folder(value: Any) -> Path | None:
@@ -132,6 +156,7 @@ class Arguments(TrainSettings):
     budget: Annotated[int | str | None, BeforeValidator(_budget)] = None
     seed: Seed = 0
     current: Annotated[Any, BeforeValidator(_current)] = None
+    groups: Annotated[Any, BeforeValidator(_groups)] = None
     current_peak: Rate | None = None
     beta2: Beta2 | None = None
     steps_per_epoch: Annotated[Whole, Field(ge=1, le=MAX_STEPS)] | None = None
@@ -169,8 +194,28 @@ def loaded_space(space: Any) -> Any:
     )
 
 
+def patterns_of(given: Arguments) -> dict[str, list[str]] | None:
+    """The groups of a study with a training loop of the user's own.
+
+    Raises:
+        InputError: they are said to be the optimizer's, which only the loop knows.
+    """
+    if given.groups == OPTIMIZER:
+        raise InputError(
+            "groups='optimizer' can't be given with train_fn, whose optimizer isn't known: name the groups, with "
+            "patterns of their parameters' names"
+        )
+    patterns: dict[str, list[str]] | None = given.groups
+    return patterns
+
+
 def current_schedule(
-    given: Schedule | dict[str, Any] | None, total_steps: int, peak: float, space: SearchSpace, epoch: int | None
+    given: Schedule | dict[str, Any] | None,
+    total_steps: int,
+    peak: float,
+    space: SearchSpace,
+    epoch: int | None,
+    groups: Patterns | None = None,
 ) -> Schedule | None:
     """The schedule that is used today, from what :func:`autowarmup.autotune` takes for one.
 
@@ -181,6 +226,7 @@ def current_schedule(
         peak: the learning rate that is used today; the peak of a dict that has none.
         space: its first decay is that of a dict that has none.
         epoch: optimizer steps of an epoch, None where that is unknown.
+        groups: the study's groups; a schedule's groups get their patterns from here.
 
     Raises:
         InputError: the dict doesn't make a schedule.
@@ -191,7 +237,7 @@ def current_schedule(
         'peak 0.0003, linear warm-up over 100 steps (10%), cosine decay to 0 at step 1,000'
     """
     if given is None or isinstance(given, Schedule):
-        return given
+        return given and _with_patterns(given, groups or {})
     usual: dict[str, Any] = {"peak": peak, "horizon": total_steps}
     if "decay" not in given:
         usual |= {"decay": space.decay[0], "final_factor": space.final_factor.low}
@@ -199,6 +245,15 @@ def current_schedule(
     try:
         if "warmup_steps" in given:
             settings["warmup_steps"] = duration_steps(given["warmup_steps"], total_steps, epoch)
-        return Schedule(**settings)
+        return _with_patterns(Schedule(**settings), groups or {})
     except InputError as error:
         raise InputError(f"current: {error}") from error
+
+
+def _with_patterns(schedule: Schedule, groups: Patterns) -> Schedule:
+    """The schedule whose groups have the study's patterns."""
+    named = [
+        group.model_copy(update={"parameters": tuple(groups.get(group.name, group.parameters))})
+        for group in schedule.groups
+    ]
+    return schedule.model_copy(update={"groups": tuple(named)})

@@ -111,6 +111,28 @@ def test_they_record_the_same_and_go_on_bit_for_bit(together: Any) -> None:
         assert trace.evaluations == whole[0].evaluations
 
 
+def two_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def frozen_run(group: Group, frozen: int) -> Trace:
+    """With a layer that is frozen at first."""
+    patterns = {"lower": ["0.*"], "upper": ["2.*"]}
+    trained = ModelTask(two_layers, digits(), groups=patterns, settings=TrainSettings(batch_size=64))
+    trained.join(group)
+    groups = [{"name": "lower", "ratio": 0.5, "frozen_steps": frozen}, {"name": "upper"}]
+    schedule = Schedule(shape="linear", peak=0.02, warmup_steps=5, horizon=24, groups=groups)
+    return Trace.join(list(trained.trial(schedule, 0, 8, None).run(24)))
+
+
+def test_groups_are_frozen_and_thaw_in_every_process(together: Any) -> None:
+    alone, never = (frozen_run(Group(), frozen) for frozen in (9, 0))
+    assert not np.allclose(alone.loss[2:], never.loss[2:])
+    for trace in together(frozen_run, 9):
+        np.testing.assert_allclose(trace.loss, alone.loss, rtol=1e-4)
+        np.testing.assert_allclose(trace.grad_norm, alone.grad_norm, rtol=1e-4)
+
+
 def own_loop(run: LoopRun) -> None:
     """Each process on data of its own; the first one validates."""
     rank = torch.distributed.get_rank()

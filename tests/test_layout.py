@@ -81,8 +81,9 @@ FRAMEWORKS = {"accelerate", "keras", "lightning", "pytorch_lightning", "transfor
 HEAVY = {"torch", "ray", "mlflow", "matplotlib", "optuna"} | FRAMEWORKS
 HOMES = {
     "torch": {"schedule/torch_scheduler.py", "audit/rate_audit.py", "audit/backwards.py"}
+    | {f"schedule/{name}.py" for name in ("grouped_scheduler", "freezing")}
     | {f"training/{name}.py" for name in ("rng", "batch", "data", "losses", "average", "distributed")}
-    | {f"training/{name}.py" for name in ("identity", "optimizers", "recipe", "trial", "task")}
+    | {f"training/{name}.py" for name in ("identity", "optimizers", "groups", "recipe", "trial", "task")}
     | {f"integrations/{name}.py" for name in ("steps", "current", "transformers", "lightning", "accelerate")},
     "mlflow": {f"tracking/{name}.py" for name in ("client", "metrics", "syncer")} | {"audit/mlflow_run.py"},
     "matplotlib": {f"report/{name}.py" for name in ("figures", "style", "lines", "ground")}

@@ -28,7 +28,14 @@ settings.register_profile("unhurried", deadline=None)  # a busy machine is no fa
 settings.load_profile("unhurried")
 
 PEAK = PeakRange(low=1e-4, high=1e-1)
-PRESETS = ["default", "fine-tuning", "from-scratch-sgd", "large-batch-cnn", "transformer-pretraining"]
+PRESETS = [
+    "default",
+    "fine-tuning",
+    "from-scratch-sgd",
+    "large-batch-cnn",
+    "transfer-learning",
+    "transformer-pretraining",
+]
 EVERYTHING = SearchSpace.parse(
     """
     shapes: [none, linear, polynomial, sqrt, exponential, cosine,
@@ -180,7 +187,7 @@ SHAPES = (
     "'none', 'linear', 'polynomial', 'sqrt', 'exponential', 'cosine', 'untuned-linear', "
     "'untuned-exponential', 'radam' or 'gi-adam'"
 )
-KEYS = "description, shapes, warmup, peak, power, start_factor, decay, final_factor"
+KEYS = "description, shapes, warmup, peak, power, start_factor, decay, final_factor, groups"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,29 @@ class Plan(Protocol):
     def lr_at(self, step: int) -> float: ...
 
 
+class Rates(Plan, Protocol):
+    """A schedule with groups."""
+
+    def rates_at(self, step: int) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What is audited against in one group of a schedule."""
+
+    schedule: Rates
+    name: str
+
+    @property
+    def peak(self) -> float:
+        """The schedule's."""
+        return self.schedule.peak
+
+    def lr_at(self, step: int) -> float:
+        """The group's learning rate."""
+        return self.schedule.rates_at(step)[self.name]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What is known at the first step that is off, of one parameter group.

@@ -49,4 +49,4 @@ def _points(steps: Sequence[tuple[Part, int, list[float]]], name: str) -> Iterat
     for part, step, rates in steps:
         if name in part.names:
             group = part.names.index(name)
-            yield step, part.schedule.lr_at(step) * part.ratios[group], rates[group]
+            yield step, part.planned(step)[group], rates[group]

@@ -47,8 +47,8 @@ def send(parts: Sequence[Part], uri: str | None, run: str) -> int:
 def _metrics(parts: Sequence[Part]) -> Iterator[Metric]:
     now = milliseconds(time.time())
     for part, step, rates in thinned(list(every_step(parts))):
-        for name, ratio, rate in zip(distinct(map(key, part.names)), part.ratios, rates, strict=True):
+        for name, planned, rate in zip(distinct(map(key, part.names)), part.planned(step), rates, strict=True):
             suffix = "" if len(part.names) == 1 else f".{name}"
-            for metric, value in (("lr_applied", rate), ("lr_planned", ratio * part.schedule.lr_at(step))):
+            for metric, value in (("lr_applied", rate), ("lr_planned", planned)):
                 if math.isfinite(value):
                     yield Metric(metric + suffix, value, now, step)

@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 
 from autowarmup.audit.backwards import Backwards
-from autowarmup.audit.causes import Evidence, likely_cause
+from autowarmup.audit.causes import Evidence, GroupPlan, Plan, likely_cause
 from autowarmup.audit.finding import Finding
-from autowarmup.audit.recording import Recorder
+from autowarmup.audit.recording import Recorder, numbered
 from autowarmup.errors import AppliedRateError, AppliedRateWarning, InputError
+from autowarmup.schedule.groups import checked_name
 from autowarmup.schedule.schedule import ContinuedSchedule, Schedule
 from autowarmup.schedule.step_rates import on_each_step
 from autowarmup.schedule.torch_scheduler import lr_ratios
@@ -32,6 +33,7 @@ class RateAudit:
 
     At the first step that is off, it says which step, what was applied and what the schedule has, and the likely cause.
     The parameter group with the highest learning rate is to get the schedule's, the others keep their ratio to it.
+    Where the schedule has groups, each parameter group is compared with the one of its name.
 
     Args:
         optimizer: of PyTorch, or a wrapper of one such as Accelerate's. Make the audit before the training starts.
@@ -93,6 +95,8 @@ class RateAudit:
         self._schedule, self._mode = schedule, mode
         rates = [float(group.get("initial_lr", group["lr"])) for group in self._optimizer.param_groups]
         self._ratios = lr_ratios(rates, base_lr)
+        self._groups = tuple(group.name for group in schedule.groups) if isinstance(schedule, Schedule) else ()
+        self._check_names()
         self._base_lr = max(rates) if base_lr is None else base_lr
         self._allowed = tolerance * schedule.peak
         self._path = None if record is None else Path(record)
@@ -167,22 +171,46 @@ class RateAudit:
 
     def _compare(self, step: int, rates: list[float]) -> None:
         """In few operations: it is made at every step."""
-        expected, allowed = self._schedule.lr_at(step), self._allowed
+        allowed = self._allowed
         wrong = [
             group
-            for group, (rate, ratio) in enumerate(zip(rates, self._ratios, strict=True))
+            for group, (rate, expected, ratio) in enumerate(zip(rates, self._planned(step), self._ratios, strict=True))
             if not abs(rate - expected * ratio) <= allowed * ratio  # a NaN is wrong, too
         ]
         if wrong:
-            self._report(step, rates, expected, wrong)
+            self._report(step, rates, wrong)
 
-    def _report(self, step: int, rates: list[float], expected: float, wrong: list[int]) -> None:
+    def _planned(self, step: int) -> list[float]:
+        """The schedule's learning rate for each parameter group at ratio 1."""
+        if not self._groups:
+            return [self._schedule.lr_at(step)] * len(self._ratios)
+        of_name = self._schedule.rates_at(step)  # type: ignore[union-attr]
+        return [of_name[group["name"]] for group in self._optimizer.param_groups]
+
+    def _plan_of(self, group: int) -> Plan:
+        """What is audited against in a parameter group."""
+        if not self._groups:
+            return self._schedule
+        return GroupPlan(self._schedule, self._optimizer.param_groups[group]["name"])  # type: ignore[arg-type]
+
+    def _check_names(self) -> None:
+        """Parameter groups without the name of one of the schedule's are refused."""
+        if self._groups:
+            for group in self._optimizer.param_groups:
+                checked_name(group, self._groups)
+
+    def _report(self, step: int, rates: list[float], wrong: list[int]) -> None:
         group = max(wrong, key=self._ratios.__getitem__)
         ratio = self._ratios[group]
         cause, explanation = likely_cause(self._evidence(step, rates, group, wrong))
         name = self._names()[group]
         self.finding = Finding(
-            step=step, group=name, expected=expected * ratio, applied=rates[group], cause=cause, explanation=explanation
+            step=step,
+            group=name,
+            expected=self._planned(step)[group] * ratio,
+            applied=rates[group],
+            cause=cause,
+            explanation=explanation,
         )
         if self._recorder:
             self._recorder.found(self.finding)
@@ -195,7 +223,7 @@ class RateAudit:
         callers = frozenset(_callers())
         ratio = self._ratios[group] or 1.0  # a group that started at 0 and is to stay there
         return Evidence(
-            schedule=self._schedule,
+            schedule=self._plan_of(group),
             step=step,
             begun=self._begun,
             resumed=self._resumed,
@@ -215,6 +243,7 @@ class RateAudit:
 
     def _add_groups(self, rates: list[float]) -> None:
         """Parameter groups that are seen for the first time."""
+        self._check_names()
         for group in self._optimizer.param_groups[len(self._ratios) :]:
             self._ratios.append(float(group.get("initial_lr", group["lr"])) / self._base_lr)
         self._first += rates[len(self._first) :]
@@ -223,7 +252,9 @@ class RateAudit:
             self._recorder.begin(self._schedule, self._ratios, self._names())
 
     def _names(self) -> list[str]:
-        return [str(group.get("name", number)) for number, group in enumerate(self._optimizer.param_groups)]
+        """One for each parameter group; the second of a name has a number."""
+        names = [str(group.get("name", number)) for number, group in enumerate(self._optimizer.param_groups)]
+        return [numbered(name, 1 + names[:place].count(name)) for place, name in enumerate(names)]
 
 
 def _torch_optimizer(optimizer: Any) -> Optimizer:

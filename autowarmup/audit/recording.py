@@ -20,6 +20,14 @@ POINTS = 2000
 """Most steps that are drawn or sent: more than a picture has pixels across."""
 
 
+NUMBER = " #"
+
+
+def numbered(name: str, number: int) -> str:
+    """The name of a parameter group, with a number where there are others of that name before it."""
+    return name if number == 1 else f"{name}{NUMBER}{number}"
+
+
 @dataclass
 class Part:
     """What was recorded from the start of a training, or from a checkpoint on.
@@ -39,6 +47,14 @@ class Part:
     steps: list[int] = field(default_factory=list)
     rates: list[list[float]] = field(default_factory=list)
     finding: Finding | None = None
+
+    def planned(self, step: int) -> list[float]:
+        """The schedule's learning rate for each group."""
+        one, by_name = self.schedule.lr_at(step), {}
+        if isinstance(self.schedule, Schedule):
+            by_name = self.schedule.rates_at(step)
+        named = zip(self.names, self.ratios, strict=True)
+        return [by_name.get(name.partition(NUMBER)[0], one) * ratio for name, ratio in named]
 
 
 class Recorder:

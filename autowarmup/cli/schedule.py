@@ -126,11 +126,17 @@ def _as_text(plan: Schedule, note: str | None, width: int = 72) -> str:
 
 
 def _print_curve(plan: Schedule, steps: int) -> None:
-    """CSV, line by line: a long run's is long."""
-    click.echo("step,rate")
+    """CSV, line by line: a long run's is long. A schedule with groups has a column for each."""
+    click.echo(",".join(["step", *(_quoted(group.name) for group in plan.groups)] if plan.groups else ["step", "rate"]))
     for first in range(0, min(steps, plan.horizon), BLOCK):
         block = range(first, min(steps, plan.horizon, first + BLOCK))
-        click.echo("\n".join(f"{step},{plan.lr_at(step)!r}" for step in block))
+        rates = ((step, plan.rates_at(step).values() if plan.groups else [plan.lr_at(step)]) for step in block)
+        click.echo("\n".join(",".join([str(step), *map(repr, row)]) for step, row in rates))
+
+
+def _quoted(name: str) -> str:
+    """As CSV has it."""
+    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n') else name
 
 
 def _print_code(exported: Export, note: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from autowarmup.values import Frozen
@@ -40,9 +40,47 @@ class Plan(Protocol):
     @property
     def decay(self) -> Any: ...
 
+    @property
+    def groups(self) -> tuple[Any, ...]: ...
+
     def __hash__(self) -> int: ...
 
     def lr_at(self, step: int) -> float: ...
+
+    def rates_at(self, step: int) -> dict[str, float]: ...
+
+    def describe(self) -> str: ...
+
+
+class Climb(Protocol):
+    """What the curve of a warm-up is written from: a plan, or a group's warm-up."""
+
+    @property
+    def warmup_steps(self) -> int: ...
+
+    @property
+    def start_factor(self) -> float | None: ...
+
+    @property
+    def shape(self) -> Any: ...
+
+
+class Group(Protocol):
+    """A parameter group of a schedule."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ratio(self) -> float: ...
+
+    @property
+    def frozen_steps(self) -> int: ...
+
+    @property
+    def is_plain(self) -> bool: ...
+
+    def warmup(self, plan: Any) -> Climb: ...
 
     def describe(self) -> str: ...
 
@@ -75,11 +113,13 @@ class Form:
         share: the learning rate that is applied at an optimizer step, counted from 0, as a share of the peak.
         code: Python to paste.
         config: the framework's configuration.
+        by_group: of a schedule with groups, the same as ``share`` for each group, by its name.
     """
 
     share: Callable[[int], float]
     code: str | None = None
     config: str | None = None
+    by_group: dict[str, Callable[[int], float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +135,7 @@ class Framework:
         own: the settings of the framework's own schedules that come near, of which the nearest is taken. None where the
             framework has no schedules of its own.
         own_notes: what to know when these settings are used.
+        groups: writes a schedule with groups as code; None where that isn't possible.
     """
 
     name: str
@@ -104,6 +145,7 @@ class Framework:
     notes: tuple[str, ...] = ()
     own: Callable[[Plan], Iterable[Form]] | None = None
     own_notes: tuple[str, ...] = ()
+    groups: Callable[[Plan], Form] | None = None
 
 
 def first_share(plan: Plan) -> float | None:

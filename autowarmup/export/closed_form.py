@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from autowarmup.export.base import Form, Plan
+from autowarmup.export.base import Climb, Form, Group, Plan
 
 
 def closed_form(plan: Plan) -> str:
@@ -58,7 +58,7 @@ def written(template: str, config: str | None = None, single: bool = False) -> C
 
     def form(plan: Plan) -> Form:
         source = closed_form(plan)
-        multiplier, values = compiled(source), {"peak": _number(plan.peak), "horizon": plan.horizon}
+        multiplier, values = compiled(source), {"peak": number(plan.peak), "horizon": plan.horizon}
         code = Template(template).substitute(multiplier=source, **values)
         if "math." not in source:
             code = code.removeprefix("import math\n").lstrip("\n")
@@ -71,13 +71,53 @@ def written(template: str, config: str | None = None, single: bool = False) -> C
     return form
 
 
-def _number(value: float) -> str:
+def of_group(plan: Plan, group: Group, name: str) -> str:
+    """The source of the multiplier of a group below the highest, called ``name``.
+
+    Example:
+        >>> from autowarmup import Schedule
+        >>> groups = [{"name": "backbone", "ratio": 0.1, "frozen_steps": 20}, {"name": "head"}]
+        >>> schedule = Schedule(peak=0.1, horizon=100, warmup_steps=9, shape="linear", decay="linear", groups=groups)
+        >>> print(of_group(schedule, schedule.groups[0], "of_backbone"))
+        def of_backbone(step):
+            \"""Group 'backbone': backbone x 0.1, frozen for 20 steps.\"""
+            step = min(step, 100)
+            if step < 20:
+                return 0.0
+            decay = (100 - step) / 91 if step >= 9 else 1.0
+            step -= 20
+            if step < 9:
+                return 0.1 * decay * ((step + 1) / 10)
+            return 0.1 * decay
+    """
+    head = f'def {name}(step):\n    """Group {group.name!r}: {group.describe()}."""'
+    ratio = repr(group.ratio)
+    if group.is_plain:
+        return f"{head}\n    return {ratio} * multiplier(step)"
+    warmup, decay = group.warmup(plan), _decay(plan)
+    lines = [f"step = min(step, {plan.horizon})"]
+    lines += [f"if step < {group.frozen_steps}:", "    return 0.0"] if group.frozen_steps else []
+    lines.append(
+        f"decay = {decay} if step >= {plan.warmup_steps} else 1.0" if plan.warmup_steps else f"decay = {decay}"
+    )
+    lines += [f"step -= {group.frozen_steps}"] if group.frozen_steps else []
+    if warmup.shape.kind in RULES:
+        *helpers, factor = RULES[warmup.shape.kind](warmup.shape)
+        lines += [*helpers, f"return {ratio} * decay * ({factor})"]
+    else:
+        if warmup.warmup_steps:
+            lines += [f"if step < {warmup.warmup_steps}:", f"    return {ratio} * decay * ({_climb(warmup)})"]
+        lines.append(f"return {ratio} * decay")
+    return "\n    ".join([head, *lines])
+
+
+def number(value: float) -> str:
     """As Python and YAML both read it: YAML takes ``1e-05`` for text, and ``1.0e-05`` for a number."""
     text = repr(float(value))
     return text if "." in text else text.replace("e", ".0e")
 
 
-def _climb(plan: Plan) -> str:
+def _climb(plan: Climb) -> str:
     """The warm-up's share of the peak, with ``step`` below ``warmup_steps``."""
     steps, start = plan.warmup_steps, plan.start_factor
     if plan.shape.kind == "exponential":

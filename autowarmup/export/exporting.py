@@ -26,8 +26,8 @@ def export(plan: Plan, name: str, kind: Kind = "code", exact: bool = False, tole
         tolerance: the largest deviation that is taken as exact, as a share of the peak, from 0 to 1.
 
     Raises:
-        InputError: an unknown framework; one that has no schedules of its own, or none within 5% of the peak; or a
-            deviation above ``tolerance`` where ``exact`` is asked for.
+        InputError: an unknown framework; one that can't apply the schedule's groups; one that has no schedules of its
+            own, or none within 5% of the peak; or a deviation above ``tolerance`` where ``exact`` is asked for.
 
     Example:
         >>> from autowarmup import Schedule
@@ -43,6 +43,7 @@ def export(plan: Plan, name: str, kind: Kind = "code", exact: bool = False, tole
         raise InputError(f"kind={short(kind)}: must be 'code' or 'config'{nearest(str(kind), get_args(Kind))}")
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0.0 <= tolerance <= 1.0:
         raise InputError(f"tolerance={short(tolerance)}: must be a share of the peak, from 0 to 1")
+    _check_groups(plan, chosen, kind)
     form, (largest, step) = _written(plan, chosen) if kind == "code" else _nearest(plan, chosen)
     notes = list(chosen.notes if kind == "code" else chosen.own_notes)
     if largest > EXACT:
@@ -64,8 +65,25 @@ def export(plan: Plan, name: str, kind: Kind = "code", exact: bool = False, tole
 
 
 def _written(plan: Plan, chosen: Framework) -> tuple[Form, tuple[float, int]]:
-    form = chosen.code(plan)
-    return form, deviation(plan, form.share)
+    form = chosen.groups(plan) if plan.groups and chosen.groups else chosen.code(plan)
+    return form, deviation(plan, form.share, form.by_group)
+
+
+def _check_groups(plan: Plan, chosen: Framework, kind: Kind) -> None:
+    """A schedule with groups is never written down without them."""
+    if not plan.groups:
+        return
+    have = ", ".join(name for name, other in FRAMEWORKS.items() if other.groups)
+    if kind == "config":
+        raise InputError(
+            f"no configuration has learning rates for each group of a schedule ({plan.describe()}): export its code, "
+            f"for one of: {have}"
+        )
+    if chosen.groups is None:
+        raise InputError(
+            f"{chosen.title} can't apply a schedule with groups ({plan.describe()}): it has one learning rate for all "
+            f"parameters, or its export has. These can: {have}"
+        )
 
 
 def _nearest(plan: Plan, chosen: Framework) -> tuple[Form, tuple[float, int]]:

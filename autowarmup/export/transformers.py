@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from autowarmup.export.base import Form, Framework, Plan, half_cosine
+from autowarmup.export.by_group import written_by_group
 from autowarmup.export.closed_form import written
 
 CODE = """\
@@ -27,6 +28,36 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=$peak)
 scheduler = LambdaLR(optimizer, multiplier)
 args = TrainingArguments(output_dir="output", max_steps=$horizon)
 trainer = Trainer(model=model, args=args, train_dataset=train_dataset, optimizers=(optimizer, scheduler))
+"""
+
+GROUPS = """\
+import math
+from fnmatch import fnmatchcase
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+
+$multipliers
+
+$optimizer
+scheduler = LambdaLR(optimizer, [MULTIPLIERS[group["name"]] for group in optimizer.param_groups])
+
+# if frozen
+$freezing
+
+class GradualUnfreezing(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        freeze(state.global_step)
+
+
+# end
+args = TrainingArguments(output_dir="output", max_steps=$horizon)
+trainer = Trainer(model=model, args=args, train_dataset=train_dataset, optimizers=(optimizer, scheduler))
+# if frozen
+trainer.add_callback(GradualUnfreezing())
+# end
 """
 
 Share = Callable[[int], float]
@@ -124,6 +155,7 @@ FRAMEWORK = Framework(
     title="Transformers",
     tested="transformers 5.24.0",
     code=written(CODE),
+    groups=written_by_group(GROUPS),
     notes=("Your own TrainingArguments stay; the Trainer steps the scheduler after each optimizer step.",),
     own=_own,
     own_notes=("These are fields of TrainingArguments. warmup_steps counts optimizer steps; below 1 it is a ratio.",),

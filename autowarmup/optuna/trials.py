@@ -97,11 +97,13 @@ class TrialReader:
             return dict(spec.params)
         if spec.role == "probe" or not self.bounds.low <= spec.schedule.peak <= self.bounds.high:
             return {}
-        return self.config.space.params_of(spec.schedule, self.config.steps_per_epoch) or {}
+        return self.config.space.params_of(spec.schedule, self.config.steps_per_epoch, self.config.groups) or {}
 
     def suggested(self, trial: Any) -> Schedule:
         config = self.config
-        return config.space.suggest(trial, self.bounds, config.horizon, config.steps_per_epoch, config.beta2)
+        return config.space.suggest(
+            trial, self.bounds, config.horizon, config.steps_per_epoch, config.beta2, config.groups
+        )
 
     def _own_params(self, trial: FrozenTrial) -> dict[str, Any]:
         return {name: value for name, value in trial.params.items() if name in PARAMETERS}

@@ -21,7 +21,7 @@ class Use(NamedTuple):
 
 
 def uses(schedule: Schedule) -> list[Use]:
-    """The schedule for every framework.
+    """The schedule for every framework; for those that can apply its groups where it has any.
 
     Example:
         >>> schedule = Schedule(peak=3e-3, horizon=300, warmup_steps=60, shape="sqrt")
@@ -31,6 +31,7 @@ def uses(schedule: Schedule) -> list[Use]:
     return [
         Use(name, framework.title, export(schedule, name), _own(schedule, name))
         for name, framework in FRAMEWORKS.items()
+        if framework.groups or not schedule.groups
     ]
 
 

@@ -20,11 +20,12 @@ def usual_schedule(result: TuneResult) -> Schedule:
     if chosen is not None and _varies(chosen):
         return chosen
     kinds = Counter(
-        record.schedule.model_copy(update={"peak": 1.0, "warmup_steps": 1})
+        record.schedule.model_copy(update={"peak": 1.0, "warmup_steps": 1, "groups": ()})
         for record in result.records
         if record.role == "proposal" and _varies(record.schedule)
     )
-    plain = result.config.current_schedule.model_copy(update={"shape": Linear(), "warmup_steps": 1})
+    current = result.config.current_schedule
+    plain = current.model_copy(update={"shape": Linear(), "warmup_steps": 1, "groups": ()})
     return kinds.most_common(1)[0][0] if kinds else plain
 
 
@@ -40,4 +41,4 @@ def durations(longest: int, count: int) -> list[int]:
 def varied(schedule: Schedule, peak: float, warmup_steps: int) -> Schedule:
     """A schedule with another peak and warm-up duration; 0 is no warm-up."""
     warmup = {"warmup_steps": warmup_steps} if warmup_steps else WITHOUT_WARMUP
-    return schedule.model_copy(update={"peak": peak} | warmup)
+    return schedule.rewarmed(**warmup).model_copy(update={"peak": peak})

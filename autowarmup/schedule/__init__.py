@@ -10,6 +10,7 @@ from autowarmup.schedule.decays import (
     WarmupStableDecay,
 )
 from autowarmup.schedule.duration import Duration, duration_steps, parse_duration
+from autowarmup.schedule.groups import ParameterGroup
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import (
     Cosine,
@@ -39,6 +40,7 @@ __all__ = [
     "Linear",
     "LinearDecay",
     "NoWarmup",
+    "ParameterGroup",
     "Polynomial",
     "RAdam",
     "Rule",

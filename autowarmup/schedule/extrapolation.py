@@ -55,6 +55,7 @@ def extrapolated(schedule: Schedule, horizon: int) -> Extrapolation:
     changes: dict[str, object] = {"horizon": horizon, "peak": schedule.peak * growth**-EXPONENT}
     if not isinstance(schedule.shape, Rule):
         changes["warmup_steps"] = round(schedule.warmup_steps * growth)
+    changes["groups"] = tuple(group.scaled(growth, horizon) for group in schedule.groups)
     return Extrapolation(
         schedule=schedule.model_copy(update=changes), tuned_steps=schedule.horizon, peak_low=low, peak_high=high
     )
@@ -80,4 +81,5 @@ def shortened(schedule: Schedule, horizon: int) -> Schedule:
     changes: dict[str, object] = {"horizon": horizon, "peak": schedule.peak * shrink**-EXPONENT}
     if schedule.warmup_steps:
         changes["warmup_steps"] = max(1, round(schedule.warmup_steps * shrink))
+    changes["groups"] = tuple(group.scaled(shrink, horizon) for group in schedule.groups)
     return schedule.model_copy(update=changes)

@@ -15,14 +15,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import lru_cache
 from numbers import Integral
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from autowarmup.errors import InputError
+from autowarmup.schedule.applicable import Applicable
+from autowarmup.schedule.by_group import ByGroup
 from autowarmup.schedule.decays import ConstantDecay, CosineDecay, Decay, ExponentialDecay, WarmupStableDecay
 from autowarmup.schedule.duration import Duration, duration_steps
+from autowarmup.schedule.groups import ParameterGroup, check_groups
 from autowarmup.schedule.rescaling import ScalingRule, scaling_rule
 from autowarmup.schedule.shapes import (
     WITHOUT_WARMUP,
@@ -37,10 +39,7 @@ from autowarmup.schedule.shapes import (
 from autowarmup.values import Frozen, Number, Whole, short
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from autowarmup.export.base import Export, Kind
-    from autowarmup.schedule.torch_scheduler import ScheduleLR
 
 FULL = 0.99
 """A rule's warm-up counts as over once it applies this share of the rate."""
@@ -48,36 +47,7 @@ FULL = 0.99
 Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
 
 
-class Rates(Protocol):
-    """A plan that knows the learning rate of each step of a run."""
-
-    @property
-    def horizon(self) -> int: ...
-
-    def lr_at(self, step: int) -> float: ...
-
-
-class Applicable:
-    """What every plan from step to learning rate can do."""
-
-    def curve(self: Rates) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """All rates, shape ``(horizon,)``: ``curve()[t] == lr_at(t)``, to the bit."""
-        return np.fromiter((self.lr_at(step) for step in range(self.horizon)), np.float64, self.horizon)
-
-    def scheduler(self: Rates, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None) -> ScheduleLR:
-        """A ``torch.optim.lr_scheduler.LRScheduler`` that applies this schedule to ``optimizer``.
-
-        Call its ``step()`` after each ``optimizer.step()``. The group with the highest learning rate gets the
-        schedule, the others keep their ratio to it. ``last_step`` is the number, counted from 0, of the last
-        optimizer step that was made before; -1 for none. Where a run has several optimizers, make a scheduler
-        for each and pass the highest learning rate of them all as ``base_lr``.
-        """
-        from autowarmup.schedule.torch_scheduler import ScheduleLR
-
-        return ScheduleLR(optimizer, self, last_epoch=last_step, base_lr=base_lr)
-
-
-class Schedule(Applicable, Frozen):
+class Schedule(ByGroup, Frozen):
     """The whole plan step -> learning rate: warm-up, then decay, over a horizon.
 
     Args:
@@ -91,6 +61,9 @@ class Schedule(Applicable, Frozen):
             step in (an exponential one at 1%), so that the first step's rate is never 0. Rules have none.
         decay: the curve after the warm-up, by name or with its settings.
         final_factor: the fraction of the peak that the decay ends at, 0 to 1.
+        groups: parameter groups with learning rates of their own, from the model's input to its output, as
+            :class:`ParameterGroup` or dicts of its settings. The last one gets the schedule itself. Left out, one curve
+            is for all.
 
     Raises:
         InputError: a value of the wrong type or out of its range, or settings that contradict one another.
@@ -110,6 +83,7 @@ class Schedule(Applicable, Frozen):
     start_factor: Fraction | None = None
     decay: Decay = Field(default_factory=CosineDecay)
     final_factor: Fraction = 0.0
+    groups: tuple[ParameterGroup, ...] = Field(default=(), exclude_if=lambda groups: not groups)
 
     @field_validator("shape", "decay", mode="before")
     @classmethod
@@ -135,6 +109,8 @@ class Schedule(Applicable, Frozen):
             raise ValueError("an exponential warm-up can't start at 0: start_factor must be above 0")
         if isinstance(self.decay, ExponentialDecay) and self.final_factor == 0.0:
             raise ValueError("an exponential decay can't end at 0: final_factor must be above 0")
+        if self.groups:
+            check_groups(self.groups, self)
         return self
 
     @classmethod
@@ -164,7 +140,8 @@ class Schedule(Applicable, Frozen):
         return _rule_duration(self.shape, self.horizon)
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of optimizer step ``step``, counted from 0. Constant from the horizon on.
+        """The learning rate of optimizer step ``step``, counted from 0; of the last group where there are groups.
+        Constant from the horizon on.
 
         Raises:
             InputError: ``step`` is not a whole number, or negative.
@@ -215,7 +192,8 @@ class Schedule(Applicable, Frozen):
             rewarm: the new warm-up's duration, in steps or as a share of the steps that are left, such as ``"5%"``.
 
         Raises:
-            InputError: a value out of its range, or a learning rate of 0 at ``at_step`` without ``rewarm``.
+            InputError: a value out of its range, a learning rate of 0 at ``at_step`` without ``rewarm``, or a schedule
+                with groups.
 
         Example:
             >>> schedule = Schedule(peak=1e-3, horizon=1_000, warmup_steps=100, shape="linear")
@@ -228,6 +206,8 @@ class Schedule(Applicable, Frozen):
                 f"at_step={short(at_step)}, horizon={short(horizon)}: must be whole numbers, at_step at least 0, and "
                 f"horizon, which counts the steps made as well, above it"
             )
+        if self.groups:
+            raise InputError("a schedule with groups can't be continued: make one for the whole run instead")
         start, left, end = self.lr_at(at_step), int(horizon - at_step), self.final_factor * self.peak
         if rewarm is not None:
             climb = duration_steps(rewarm, left)
@@ -285,6 +265,9 @@ class Schedule(Applicable, Frozen):
             changes["shape"] = self.shape.model_dump() | {"beta2": rule.new_beta(self.shape.beta2)}
         elif warmup == "samples" and self.warmup_steps:
             changes["warmup_steps"] = max(1, round(self.warmup_steps * rule.steps))
+        changes["groups"] = [
+            group.scaled(rule.steps if warmup == "samples" else 1.0, changes["horizon"]) for group in self.groups
+        ]
         return Rescaled(schedule=self._changed(**changes), rule=rule)
 
     def _changed(self, **changes: Any) -> Schedule:
@@ -294,6 +277,13 @@ class Schedule(Applicable, Frozen):
             InputError: they contradict one another.
         """
         return Schedule(**(self.model_dump() | changes))
+
+    def rewarmed(self, **warmup: Any) -> Self:
+        """With another warm-up: ``shape``, ``warmup_steps``, ``start_factor``. The durations that groups have of their
+        own change in proportion."""
+        steps = warmup.get("warmup_steps", self.warmup_steps)
+        groups = [group.rewarmed(self.warmup_steps, steps, self.horizon) for group in self.groups]
+        return self.model_copy(update=warmup | {"groups": tuple(groups)})
 
     def describe(self) -> str:
         """One line for people.
@@ -309,12 +299,11 @@ class Schedule(Applicable, Frozen):
             warmup = f"{shape} warm-up over {self.duration:,} steps ({self.duration / self.horizon:.0%})"
         if self.start_factor is not None:
             warmup += f" from {self.start_factor:g} x peak"
+        decay = f"{self.decay.kind} decay to {self.lr_at(self.horizon):.3g} at step {self.horizon:,}"
         if isinstance(self.decay, ConstantDecay):
-            return f"peak {self.peak:.4g}, {warmup}, no decay, {self.horizon:,} steps"
-        return (
-            f"peak {self.peak:.4g}, {warmup}, {self.decay.kind} decay to {self.lr_at(self.horizon):.3g} "
-            f"at step {self.horizon:,}"
-        )
+            decay = f"no decay, {self.horizon:,} steps"
+        groups = "".join(f"; {group.describe()}" for group in self.groups[:-1])
+        return f"peak {self.peak:.4g}, {warmup}, {decay}{groups}"
 
 
 class ContinuedSchedule(Applicable, Frozen):

@@ -7,13 +7,15 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autowarmup.errors import InputError, SpaceError
 from autowarmup.schedule import plain_yaml
 from autowarmup.schedule.decays import Decay
+from autowarmup.schedule.group_ranges import GroupRanges, Suggests, drawn
+from autowarmup.schedule.groups import Patterns
 from autowarmup.schedule.ranges import (
     HIGHEST_RATE,
     LOWEST_RATE,
@@ -51,14 +53,6 @@ else:
     ShapeName, DecayName = Literal[SHAPES], Literal[DECAYS]
 
 
-class Suggests(Protocol):
-    """What a space needs of an Optuna trial."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
-
-    def suggest_categorical(self, name: str, choices: list[str]) -> Any: ...
-
-
 class SearchSpace(Frozen):
     """Which schedules may be proposed.
 
@@ -76,6 +70,7 @@ class SearchSpace(Frozen):
             in.
         decay: decay shapes by name.
         final_factor: the fraction of the peak that the decay ends at, 0 to 1.
+        groups: what may differ between parameter groups; left out, one curve is for all.
 
     Raises:
         SpaceError: an unknown setting, a value of the wrong type or out of its range, or settings that contradict one
@@ -97,6 +92,7 @@ class SearchSpace(Frozen):
     start_factor: Annotated[Range, Fixed] | None = None
     decay: Annotated[tuple[DecayName, ...], Choices] = ("cosine",)
     final_factor: Annotated[Range, Fixed] = Range(low=0.0, high=0.0)
+    groups: GroupRanges | None = Field(default=None, exclude_if=lambda groups: groups is None)
 
     @field_validator("start_factor", "final_factor")
     @classmethod
@@ -204,6 +200,7 @@ class SearchSpace(Frozen):
         horizon: int,
         steps_per_epoch: int | None = None,
         beta2: float = 0.999,
+        groups: Patterns | None = None,
     ) -> Schedule:
         """Asks an Optuna trial for each parameter that applies, and makes a schedule of them.
 
@@ -213,22 +210,33 @@ class SearchSpace(Frozen):
             horizon: optimizer steps of the run.
             steps_per_epoch: needed where durations are in epochs.
             beta2: the optimizer's, for the rules.
+            groups: the patterns of parameter groups by name, from the model's input to its output. Without them, or
+                where the space has no ``groups``, schedules have none.
         """
+        plan = self._suggest_plain(trial, peak, horizon, steps_per_epoch, beta2)
+        if not groups or self.groups is None:
+            return Schedule(**plan)
+        return Schedule(**plan, groups=self.groups.suggest(trial, groups, horizon, plan.get("warmup_steps", 0)))
+
+    def _suggest_plain(
+        self, trial: Suggests, peak: PeakRange, horizon: int, steps_per_epoch: int | None, beta2: float
+    ) -> dict[str, Any]:
+        """The settings of a schedule without groups."""
         rate = trial.suggest_float("peak", peak.low, peak.high, log=True)
         plan: dict[str, Any] = {"peak": rate, "horizon": horizon}
         shape = _choose(trial, "shape", self.shapes)
         plan["decay"] = _choose(trial, "decay", self.decay)
         if plan["decay"] != "constant":
-            plan["final_factor"] = _draw(trial, "final_factor", self.final_factor)
+            plan["final_factor"] = drawn(trial, "final_factor", self.final_factor)
         if shape in RULES:
-            return Schedule(shape={"kind": shape, "beta2": beta2}, **plan)
+            return plan | {"shape": {"kind": shape, "beta2": beta2}}
         steps = 0 if shape == "none" else self._suggest_steps(trial, horizon, steps_per_epoch)
         if steps == 0:
-            return Schedule(**plan)
-        settings = {"power": _draw(trial, "power", self.power)} if shape == "polynomial" else {}
+            return plan
+        settings = {"power": drawn(trial, "power", self.power)} if shape == "polynomial" else {}
         if self.start_factor:
-            plan["start_factor"] = _draw(trial, "start_factor", self.start_factor)
-        return Schedule(warmup_steps=steps, shape={"kind": shape, **settings}, **plan)
+            plan["start_factor"] = drawn(trial, "start_factor", self.start_factor)
+        return plan | {"warmup_steps": steps, "shape": {"kind": shape, **settings}}
 
     def _suggest_steps(self, trial: Suggests, horizon: int, steps_per_epoch: int | None) -> int:
         low, high = self.warmup.steps(horizon, steps_per_epoch)
@@ -237,12 +245,14 @@ class SearchSpace(Frozen):
         root = trial.suggest_float("warmup_steps_sqrt", math.sqrt(low), math.sqrt(high))
         return min(high, max(low, round(root**2)))
 
-    def params_of(self, schedule: Schedule, steps_per_epoch: int | None = None) -> dict[str, Any] | None:
+    def params_of(
+        self, schedule: Schedule, steps_per_epoch: int | None = None, groups: Patterns | None = None
+    ) -> dict[str, Any] | None:
         """The parameters that make this space propose ``schedule``; None where it never would.
 
         Near matches count: no warm-up as a duration of 0, the untuned linear rule as a linear warm-up, a
         start that was left out as the nearest one of the space. The peak's bounds and the rules' ``beta2``
-        are not checked.
+        are not checked. ``groups`` are those of :meth:`suggest`.
 
         Example:
             >>> SearchSpace.load("default").params_of(Schedule(peak=0.1, horizon=100))
@@ -255,6 +265,7 @@ class SearchSpace(Frozen):
         if shape != "none" and shape not in RULES:
             parts.append(self._duration_params(schedule, steps_per_epoch))
             parts.append(self._ramp_params(schedule) if schedule.duration else {})
+        parts.append(self._group_params(schedule, groups))
         params = {"peak": schedule.peak} | ({"shape": shape} if len(self.shapes) > 1 else {})
         for part in parts:
             if part is None:
@@ -282,6 +293,11 @@ class SearchSpace(Frozen):
             return params
         final = _chosen("final_factor", self.final_factor, schedule.final_factor)
         return None if final is None else params | final
+
+    def _group_params(self, schedule: Schedule, groups: Patterns | None) -> dict[str, Any] | None:
+        if not groups or self.groups is None:
+            return None if schedule.groups else {}
+        return self.groups.params_of(schedule.groups, schedule.horizon, schedule.warmup_steps)
 
     def _duration_params(self, schedule: Schedule, steps_per_epoch: int | None) -> dict[str, Any] | None:
         low, high = self.warmup.steps(schedule.horizon, steps_per_epoch)
@@ -321,14 +337,8 @@ def _choose(trial: Suggests, name: str, choices: tuple[str, ...]) -> str:
     return choices[0] if len(choices) == 1 else str(trial.suggest_categorical(name, list(choices)))
 
 
-def _draw(trial: Suggests, name: str, bounds: Range) -> float:
-    if bounds.low == bounds.high:
-        return bounds.low
-    return trial.suggest_float(name, bounds.low, bounds.high, log=bounds.scale == "log")
-
-
 def _chosen(name: str, bounds: Range, value: float) -> dict[str, float] | None:
-    """The inverse of :func:`_draw`: the parameter behind ``value``, None where it is out of bounds."""
+    """The inverse of :func:`drawn`: the parameter behind ``value``, None where it is out of bounds."""
     if not bounds.low <= value <= bounds.high:
         return None
     return {} if bounds.low == bounds.high else {name: value}

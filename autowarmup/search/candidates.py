@@ -8,21 +8,23 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from autowarmup.schedule import Schedule
+from autowarmup.schedule import Schedule, group_ranges
 from autowarmup.schedule.ranges import PeakRange
-from autowarmup.search.config import TuneConfig
+from autowarmup.search.config import GROUPED_STARTS, TuneConfig
 from autowarmup.search.prior import Prior
 from autowarmup.search.probe import peak_of_ramp
-from autowarmup.search.surrogate import features
+from autowarmup.search.surrogate import features, of_groups
 from autowarmup.seeds import derive_seed
 from autowarmup.training.trace import Trace
 
-POOL_BITS = 9
-"""Candidates to choose from: two to this power."""
+POOL_BITS, POOL_BITS_WITH_GROUPS = 9, 11
+"""Candidates to choose from: two to this power. A space with groups has more dimensions."""
 
 PARAMETERS = ("peak", "shape", "decay", "final_factor", "warmup_steps_sqrt", "power", "start_factor")
 """What a space may ask for, by name."""
 DIMENSIONS = len(PARAMETERS)
+WITH_GROUPS = (*PARAMETERS, *group_ranges.PARAMETERS)
+"""The same for a space with groups."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ class Candidates:
         from scipy.stats import qmc
 
         if peaks not in self._pools:
-            sobol = qmc.Sobol(d=DIMENSIONS, seed=derive_seed(self.config.seed, "pool"))
-            points = sobol.random_base2(POOL_BITS)
+            grouped = self.config.space.groups is not None
+            dimensions, bits = (len(WITH_GROUPS), POOL_BITS_WITH_GROUPS) if grouped else (DIMENSIONS, POOL_BITS)
+            sobol = qmc.Sobol(d=dimensions, seed=derive_seed(self.config.seed, "pool"))
+            points = sobol.random_base2(bits)
             self._pools[peaks] = [self._candidate(peaks, {}, point.tolist()) for point in points]
         return self._pools[peaks]
 
@@ -63,7 +67,9 @@ class Candidates:
             Schedule(peak=current.peak, horizon=config.horizon, **decay),
             Schedule.untuned_linear(current.peak, config.horizon, config.beta2, **decay),
         ]
-        params = {schedule: config.space.params_of(schedule, config.steps_per_epoch) for schedule in plain}
+        params = {
+            schedule: config.space.params_of(schedule, config.steps_per_epoch, config.groups) for schedule in plain
+        }
         return [
             Candidate(schedule, known)
             for schedule, known in params.items()
@@ -73,7 +79,8 @@ class Candidates:
     def starts(self, expected: float, peaks: PeakRange, count: int) -> list[Candidate]:
         """The first candidates: long linear warm-ups, which forgive most, to the expected peak, to one on the way from
         there to today's, and to further ones in turn above and below, as far as the range of peaks goes. Where it holds
-        fewer than ``count``, the rest come from the pool. The decay is linear where the space has it (Defazio et al.
+        fewer than ``count``, the rest come from the pool. Where the space has groups, two more follow to the expected
+        peak: a fixed ratio, and gradual unfreezing. The decay is linear where the space has it (Defazio et al.
         2023, Optimal Linear Decay Learning Rate Schedules and Further Refinements, arXiv 2310.07831)."""
         space, config = self.config.space, self.config
         longest = space.warmup.steps(config.horizon, config.steps_per_epoch)[1]
@@ -82,8 +89,18 @@ class Candidates:
             if "linear" in choices:
                 fixed[part] = "linear"
         wanted = islice(self._first_peaks(expected, peaks), count)
-        starts = [self._candidate(peaks, fixed | {"peak": peak}, [0.0] * DIMENSIONS) for peak in wanted]
+        plain = [fixed | self._one_curve | {"peak": peak} for peak in wanted]
+        starts = [self._candidate(peaks, one, [0.0] * len(WITH_GROUPS)) for one in plain]
+        if space.groups:
+            for one in space.groups.starts(len(config.groups)):
+                starts.append(self._candidate(peaks, plain[0] | one, [0.0] * len(WITH_GROUPS)))
+            count += GROUPED_STARTS
         return [*starts, *self.pool(peaks)[: count - len(starts)]]
+
+    @property
+    def _one_curve(self) -> dict[str, str]:
+        """The parameter that stands for a schedule without groups."""
+        return {group_ranges.MODES: group_ranges.ONE_CURVE} if self.config.space.groups else {}
 
     def _first_peaks(self, expected: float, peaks: PeakRange) -> Iterator[float]:
         """Distinct peaks of the range, the expected one first."""
@@ -98,7 +115,9 @@ class Candidates:
         """The space's schedule at a point of the unit cube, some parameters fixed."""
         config = self.config
         chooser = UnitCubePoint(fixed, point)
-        schedule = config.space.suggest(chooser, peaks, config.horizon, config.steps_per_epoch, config.beta2)
+        schedule = config.space.suggest(
+            chooser, peaks, config.horizon, config.steps_per_epoch, config.beta2, config.groups
+        )
         return Candidate(schedule, chooser.params)
 
     def expected_peak(self, probe: Trace | None, prior: Prior) -> float:
@@ -120,8 +139,10 @@ class Candidates:
 
 
 def harsher(schedule: Schedule, broken: Schedule) -> bool:
-    """Whether a schedule asks for at least as much as one that broke: no lower peak, no gentler warm-up."""
-    return schedule.peak >= broken.peak and features(schedule)[1] <= features(broken)[1]
+    """Whether a schedule asks for at least as much as one that broke: no lower peak, no gentler warm-up, and no gentler
+    treatment of its groups."""
+    gentler = any(one > other for one, other in zip(of_groups(schedule), of_groups(broken), strict=True))
+    return schedule.peak >= broken.peak and features(schedule)[1] <= features(broken)[1] and not gentler
 
 
 @dataclass
@@ -134,12 +155,12 @@ class UnitCubePoint:
     params: dict[str, float | str] = field(default_factory=dict)
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        share = self.point[PARAMETERS.index(name)]
+        share = self.point[WITH_GROUPS.index(name)]
         value = low * (high / low) ** share if log else low + (high - low) * share
         self.params[name] = min(max(float(self.fixed.get(name, value)), low), high)
         return float(self.params[name])
 
     def suggest_categorical(self, name: str, choices: list[str]) -> Any:
-        share = self.point[PARAMETERS.index(name)]
+        share = self.point[WITH_GROUPS.index(name)]
         self.params[name] = self.fixed.get(name, choices[int(share * len(choices))])
         return self.params[name]

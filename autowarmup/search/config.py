@@ -32,6 +32,9 @@ ConfirmSeeds = Annotated[Whole, Field(ge=0, le=100)]
 Margin = Annotated[Number, Field(ge=0.0, lt=1.0)]
 Cohort = Annotated[Whole, Field(ge=1, le=1_000)]
 
+GROUPED_STARTS = 2
+"""First schedules with groups, beside those without, where the space has groups."""
+
 RUNGS = (0.25, 0.5, 1.0)
 """Shares of the horizon at which the search decides whether a trial goes on."""
 
@@ -50,6 +53,8 @@ class TuneConfig(Frozen):
             2**32 - 1.
         current: the schedule that is used today, over ``total_steps``; what is found must beat it. Left out:
             ``current_peak`` without a warm-up, with the space's first decay.
+        groups: the patterns of the parameter groups that schedules may have, by name, from the model's input to its
+            output; empty for one curve for all. Without patterns they are the optimizer's own.
         current_peak: the peak learning rate that is used today, 1e-12 to 1e6.
         beta2: the decay of the optimizer's second moment, 0 to below 1; the rules depend on it.
         confirm_seeds: fresh seeds on which the best schedule meets the current one, at most; 0 to 100. They are taken
@@ -71,6 +76,7 @@ class TuneConfig(Frozen):
     space: SearchSpace
     seed: Seed = 0
     current: Schedule | None = None
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=lambda groups: not groups)
     current_peak: Rate
     beta2: Beta2 = 0.999
     confirm_seeds: ConfirmSeeds = 4
@@ -106,7 +112,27 @@ class TuneConfig(Frozen):
                 f"current_peak={self.current_peak:g} is not the peak of the current schedule, "
                 f"{self.current.peak:g}: leave current_peak out"
             )
+        self._check_groups()
         return self
+
+    def _check_groups(self) -> None:
+        """What the space, the current schedule and the study say about groups must fit together."""
+        theirs = {group.name: group.parameters for group in self.current.groups} if self.current else {}
+        if self.space.groups and not self.groups:
+            raise ValueError(
+                "the search space has groups, and the study has none: say which parameters are in which, such as "
+                "groups={'backbone': 'encoder.*', 'head': 'classifier.*'}"
+            )
+        if self.groups and not self.space.groups and not theirs:
+            raise ValueError(
+                f"the study has the groups {', '.join(self.groups)}, and neither the search space nor the current "
+                f"schedule says what they differ in: space='transfer-learning' does"
+            )
+        if theirs and list(theirs.items()) != list(self.groups.items()):
+            raise ValueError(
+                f"the current schedule has the groups {', '.join(theirs)}, and the study's groups are "
+                f"{', '.join(self.groups) or 'none'}: they must be the same, in the same order"
+            )
 
     @property
     def horizon(self) -> int:
@@ -182,7 +208,8 @@ class TuneConfig(Frozen):
         return (2 if self.confirm_seeds else 1) * self.horizon
 
     def _default_search(self, slots: int) -> int:
-        return self.probe_steps + round((1.5 + slots) * self.horizon)
+        first = self.rungs[0] * GROUPED_STARTS if self.space.groups else 0
+        return self.probe_steps + round((1.5 + slots) * self.horizon) + first
 
     def _most_pairs(self, slots: int) -> int:
         """With several slots pairs start before the search has ended, so that some are of a schedule that is not the

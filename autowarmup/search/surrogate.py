@@ -32,6 +32,10 @@ AHEAD = 0.15
 loss."""
 
 
+GROUP_LENGTHS = (1.0, 0.4, 0.4)
+"""Length scales of the features of groups; see :func:`of_groups`."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What one trial says about its schedule.
@@ -111,6 +115,21 @@ def features(schedule: Schedule) -> tuple[float, float, float, float]:
     return math.log10(schedule.peak), math.sqrt(missing * duration / horizon), missing, left
 
 
+def of_groups(schedule: Schedule) -> tuple[float, float, float]:
+    """A schedule's groups as three further inputs, which are 0 where all are alike: means over the groups below the
+    highest of how much lower their peak is, in decades; for how long they are frozen; and how much longer their warm-up
+    is; the latter two as shares of the horizon."""
+    lower, horizon = schedule.groups[:-1], schedule.horizon
+    if not lower:
+        return 0.0, 0.0, 0.0
+    longer = [0 if group.warmup_steps is None else group.warmup_steps - schedule.warmup_steps for group in lower]
+    return (
+        -sum(math.log10(group.ratio) for group in lower) / len(lower),
+        sum(group.frozen_steps for group in lower) / len(lower) / horizon,
+        sum(longer) / len(lower) / horizon,
+    )
+
+
 class Surrogate:
     """The fitted model.
 
@@ -133,9 +152,10 @@ class Surrogate:
         self.reference = reference.schedule
         self.finished = reference.end == reference.schedule.horizon
         at = dict(reference.scores)
+        self._grouped = any(item.schedule.groups for item in evidence)
         rows, differences = [], []
         for item in evidence:
-            place = features(item.schedule)
+            place = self._place(item.schedule)
             for step, score in item.scores:
                 if step in at and math.isfinite(score - at[step]):
                     rows.append((*place, step / item.schedule.horizon))
@@ -146,7 +166,7 @@ class Surrogate:
         worst = max(values, default=0.0)
         for item in evidence:
             if item.broke:  # counts as worse than the worst, at the horizon
-                rows.append((*features(item.schedule), 1.0))
+                rows.append((*self._place(item.schedule), 1.0))
                 values.append(worst + 1.0)
         self._fit(np.array(rows), np.array(values))
 
@@ -156,7 +176,7 @@ class Surrogate:
         Riche & Carraro 2010, Kriging Is Well-Suited to Parallelize Optimization, section 4.2."""
         model = copy(self)
         mean, _ = self.predict(schedules)
-        rows = np.array([(*features(schedule), 1.0) for schedule in schedules])
+        rows = np.array([(*self._place(schedule), 1.0) for schedule in schedules])
         model._fit(np.concatenate([self._rows, rows]), np.concatenate([self._values, mean]))
         return model
 
@@ -167,9 +187,9 @@ class Surrogate:
         A mean below 0 is better than the reference. The unit is ``asinh(difference / scale)``, which is linear near 0
         and logarithmic far away.
         """
-        places = np.array([(*features(schedule), 1.0) for schedule in schedules])
+        places = np.array([(*self._place(schedule), 1.0) for schedule in schedules])
         mean, deviation = self._process.predict(places, return_std=True)
-        return mean + self._prior.mean_of(places, self._expected_peak) + self._offset, deviation
+        return mean + self._mean_of(places) + self._offset, deviation
 
     def improvement(self, schedules: Sequence[Schedule], bound: float = 0.0) -> Vector:
         """The expected improvement on ``bound``, shape ``(n,)``, in the unit of :meth:`predict`; left out, on the
@@ -182,13 +202,23 @@ class Surrogate:
         improvement: Vector = deviation * (gain * norm.cdf(gain) + norm.pdf(gain))
         return improvement
 
+    def _place(self, schedule: Schedule) -> tuple[float, ...]:
+        """A schedule's features; where some trial has groups, with those of its groups before them."""
+        return (*of_groups(schedule), *features(schedule)) if self._grouped else features(schedule)
+
+    def _mean_of(self, rows: Vector) -> Vector:
+        """The prior's mean, which knows nothing of groups."""
+        return self._prior.mean_of(rows[:, -5:], self._expected_peak)
+
     def _fit(self, rows: Vector, values: Vector) -> None:
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import Matern
 
         self._rows, self._values = rows, values
-        residuals = values - self._prior.mean_of(rows, self._expected_peak)
+        residuals = values - self._mean_of(rows)
         self._offset = float(residuals.mean())
-        kernel = Matern(length_scale=self._prior.lengths, nu=2.5)
+        of_features = self._prior.lengths
+        lengths = (*GROUP_LENGTHS, *of_features) if self._grouped else of_features
+        kernel = Matern(length_scale=lengths, nu=2.5)
         self._process = GaussianProcessRegressor(kernel, alpha=self._prior.noise, optimizer=None)
         self._process.fit(rows, residuals - self._offset)

@@ -35,7 +35,7 @@ def gain_of(result: TuneResult, traces: Traces) -> Gain | None:
             Exchange(part=part, taken=taken, expected=_expected(schedule, result, forecast))
             for part, taken, schedule in exchanged(tuned, current)
         ),
-        without_warmup=_expected(_changed(tuned, **WITHOUT_WARMUP), result, forecast),
+        without_warmup=_expected(tuned.rewarmed(**WITHOUT_WARMUP), result, forecast),
         margin=verdict.margin,
         objective=result.config.objective,
     )
@@ -50,17 +50,21 @@ def exchanged(tuned: Schedule, current: Schedule) -> Iterator[tuple[str, str, Sc
     if any(isinstance(schedule.shape, NoWarmup | Rule) for schedule in (tuned, current)):
         if current.shape != tuned.shape:
             warmup = shape | {"warmup_steps": current.warmup_steps}
-            yield "warm-up", _warmup_in_words(current), _changed(tuned, **warmup)
+            yield "warm-up", _warmup_in_words(current), tuned.rewarmed(**warmup)
     else:
         if current.warmup_steps != tuned.warmup_steps:
-            longer = _changed(tuned, warmup_steps=current.warmup_steps)
+            longer = tuned.rewarmed(warmup_steps=current.warmup_steps)
             yield "warm-up duration", f"{current.duration:,} steps", longer
         if (current.shape, current.start_factor) != (tuned.shape, tuned.start_factor):
-            yield "warm-up shape", current.shape.kind, _changed(tuned, **shape)
+            yield "warm-up shape", current.shape.kind, tuned.rewarmed(**shape)
     decay = {"decay": current.decay, "final_factor": current.final_factor}
     if decay != {"decay": tuned.decay, "final_factor": tuned.final_factor}:
         ends = "" if isinstance(current.decay, ConstantDecay) else f" to {current.lr_at(current.horizon):.3g}"
         yield "decay", f"{current.decay.kind}{ends}", _changed(tuned, **decay)
+
+    if current.groups != tuned.groups:
+        words = ", ".join(group.describe() for group in current.groups) or "one curve for all"
+        yield "groups", words, _changed(tuned, groups=current.groups)
 
 
 def _warmup_in_words(schedule: Schedule) -> str:

@@ -52,7 +52,8 @@ class Exchange(Frozen):
     """One part of the tuned schedule exchanged against that of the current one.
 
     Args:
-        part: which one: ``"peak"``, ``"warm-up"``, or of it ``"warm-up duration"`` or ``"warm-up shape"``, ``"decay"``.
+        part: which one: ``"peak"``, ``"warm-up"``, or of it ``"warm-up duration"`` or ``"warm-up shape"``, ``"decay"``,
+            ``"groups"``.
         taken: what the current schedule has there, in words.
         expected: the tuned schedule with that.
     """

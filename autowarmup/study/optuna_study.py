@@ -63,13 +63,13 @@ def _params(config: TuneConfig, peaks: PeakRange, trial: StoredTrial) -> dict[st
         return dict(trial.spec.params)
     if trial.spec.role == "probe" or not peaks.low <= trial.spec.schedule.peak <= peaks.high:
         return {}
-    return config.space.params_of(trial.spec.schedule, config.steps_per_epoch) or {}
+    return config.space.params_of(trial.spec.schedule, config.steps_per_epoch, config.groups) or {}
 
 
 def distributions_of(config: TuneConfig, peaks: PeakRange, params: dict[str, Any]) -> dict[str, BaseDistribution]:
     """The distributions of the parameters that make up a schedule of the search space."""
     recorder = _Recorder(params)
-    config.space.suggest(recorder, peaks, config.horizon, config.steps_per_epoch, config.beta2)
+    config.space.suggest(recorder, peaks, config.horizon, config.steps_per_epoch, config.beta2, config.groups)
     return recorder.distributions
 
 

@@ -189,6 +189,7 @@ class TuneResult(Frozen):
                     "shape": schedule.shape.kind,
                     "warmup_steps": schedule.duration,
                     "decay": schedule.decay.kind,
+                    **({"groups": schedule.treatment} if self.config.groups else {}),
                     "steps": record.steps,
                     "val_loss": record.val_loss,
                     "val_loss_ema": record.val_loss_ema,

@@ -178,10 +178,11 @@ def in_words(schedule: Schedule) -> str:
     >>> in_words(Schedule(peak=3e-3, horizon=300, warmup_steps=60, shape="linear"))
     'linear warm-up over 60 steps (20%) to 0.003'
     """
+    groups = f", {schedule.treatment}" if schedule.groups else ""
     if not schedule.duration:
-        return f"no warm-up, peak {schedule.peak:.3g}"
+        return f"no warm-up, peak {schedule.peak:.3g}{groups}"
     share = f"{schedule.duration:,} steps ({schedule.duration / schedule.horizon:.0%})"
-    return f"{schedule.shape.kind} warm-up over {share} to {schedule.peak:.3g}"
+    return f"{schedule.shape.kind} warm-up over {share} to {schedule.peak:.3g}{groups}"
 
 
 def duration(seconds: float) -> str:

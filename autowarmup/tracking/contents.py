@@ -81,6 +81,7 @@ def schedule_params(schedule: Schedule) -> dict[str, Any]:
         "decay": schedule.decay.kind,
         **schedule.decay.model_dump(exclude={"kind"}),
         "final_factor": schedule.final_factor,
+        "groups": ", ".join(group.describe() for group in schedule.groups) or None,
     }
     return {name: value for name, value in params.items() if value is not None}
 

@@ -85,11 +85,12 @@ def _ending(trial: TrialOverview) -> str:
 
 
 def _schedule_name(schedule: Schedule) -> str:
+    groups = f", {schedule.treatment}" if schedule.groups else ""
     if not schedule.duration:
-        return f"no warm-up, peak {_number(schedule.peak)}"
+        return f"no warm-up, peak {_number(schedule.peak)}{groups}"
     share = schedule.duration / schedule.horizon
     percent = f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
-    return f"{schedule.shape.kind} {percent} to {_number(schedule.peak)}"
+    return f"{schedule.shape.kind} {percent} to {_number(schedule.peak)}{groups}"
 
 
 def _number(value: float) -> str:

@@ -35,16 +35,17 @@ class AppliedLR:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.used = False
+        self.used = self.used_by_group = False
         self._schedulers: list[ScheduleLR] = []
-        self._applied: list[float] = []
+        self._applied: list[tuple[str | None, float]] = []
         self._steps = self._missed = 0
         self._asked = self._asked_before = -1
         self._jumps = 0
 
-    def asked(self, step: int) -> None:
-        """The loop asked for the learning rate of a step."""
+    def asked(self, step: int, *, by_group: bool = False) -> None:
+        """The loop asked for the learning rate of a step, or for that of each group."""
         self.used = True
+        self.used_by_group |= by_group
         if step < self.schedule.horizon:
             self._asked = step
 
@@ -55,7 +56,7 @@ class AppliedLR:
             InputError: it made one for another optimizer before, and both would get the same learning rate although
                 they have different ones.
         """
-        self.used = True
+        self.used = self.used_by_group = True
         bases = sorted({known.base_lr for known in (*self._schedulers, scheduler)})
         if not math.isclose(bases[0], bases[-1]):
             raise InputError(
@@ -81,12 +82,19 @@ class AppliedLR:
                 "each step's learning rate to run.schedule.lr_at(step). Where something else applies it, report the "
                 "learning rates: run.report(loss, lr=...)"
             )
+        if self.schedule.groups and not self.used_by_group:
+            raise InputError(
+                "train_fn uses one learning rate for all parameters, and the schedule has groups: make a scheduler "
+                "with run.schedule.scheduler(optimizer), or set each group's learning rate to "
+                "run.schedule.rates_at(step)"
+            )
         applied, self._applied = self._applied, []
         if self._schedulers:
             self._check_steps(step, applied)
         if applied:
             self._check_applied(step, applied)
-            return max(applied)
+            top = self.schedule.groups[-1].name if self.schedule.groups else None
+            return max((rate for name, rate in applied if name == top), default=self.schedule.lr_at(step))
         if reported is not None:
             self._check_reported(step, reported)
             return reported
@@ -94,11 +102,15 @@ class AppliedLR:
         return self.schedule.lr_at(step)
 
     def _observe(self, scheduler: ScheduleLR, rates: list[float]) -> None:
-        """Called before each step of an optimizer."""
+        """Called before each step of an optimizer. Without groups one learning rate tells of all."""
+        if self.schedule.groups:
+            named = zip(scheduler.optimizer.param_groups, scheduler.ratios, rates, strict=False)
+            self._applied += [(group["name"], rate / ratio) for group, ratio, rate in named if ratio]
+            return
         ratio, rate = max(zip(scheduler.ratios, rates, strict=False), key=lambda pair: pair[0])
-        self._applied.append(rate / ratio)
+        self._applied.append((None, rate / ratio))
 
-    def _check_steps(self, step: int, applied: list[float]) -> None:
+    def _check_steps(self, step: int, applied: list[tuple[str | None, float]]) -> None:
         self._steps += bool(applied)
         self._missed += not applied
         if self._steps and step + 1 >= MIN_STEPS and self._missed > self._steps:
@@ -107,18 +119,24 @@ class AppliedLR:
                 f"each optimizer step, not after each batch"
             )
 
-    def _check_applied(self, step: int, applied: list[float]) -> None:
+    def _check_applied(self, step: int, applied: list[tuple[str | None, float]]) -> None:
         """After steps that a loss scaler skipped, the scheduler may lag behind the loop."""
-        expected = self.schedule.lr_at(step)
+        expected: dict[str | None, float] = {None: self.schedule.lr_at(step)}
+        expected.update(self.schedule.rates_at(step))
         wrong = (
             []
             if self._missed
-            else [lr for lr in applied if not math.isclose(lr, expected, rel_tol=1e-4, abs_tol=1e-12)]
+            else [
+                (name, lr) for name, lr in applied if not math.isclose(lr, expected[name], rel_tol=1e-4, abs_tol=1e-12)
+            ]
         )
         if wrong:
+            name, lr = wrong[0]
+            where = "" if name is None else f" in group {name!r}"
             made = max(scheduler.last_epoch for scheduler in self._schedulers)
             raise InputError(
-                f"step {step + 1} was made with a learning rate of {wrong[0]:.4g}, the schedule's is {expected:.4g}. "
+                f"step {step + 1} was made with a learning rate of {lr:.4g}{where}, the schedule's is "
+                f"{expected[name]:.4g}. "
                 f"The scheduler's step() was called {made} times: call it once after each optimizer step, report each "
                 f"optimizer step, and change the learning rate nowhere else"
             )
@@ -161,10 +179,20 @@ class RunSchedule(Schedule):
         self._observer.asked(step)
         return self._observer.schedule.lr_at(step)
 
+    def rates_at(self, step: int) -> dict[str, float]:
+        """See :meth:`Schedule.rates_at`."""
+        self._observer.asked(step, by_group=True)
+        return self._observer.schedule.rates_at(step)
+
     def curve(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """See :meth:`Schedule.curve`."""
         self._observer.used = True
         return self._observer.schedule.curve()
+
+    def curves(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+        """See :meth:`Schedule.curves`."""
+        self._observer.used = self._observer.used_by_group = True
+        return self._observer.schedule.curves()
 
     def scheduler(self, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None) -> ScheduleLR:
         """See :meth:`Schedule.scheduler`."""

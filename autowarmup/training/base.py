@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from autowarmup.schedule import Schedule
+from autowarmup.schedule.groups import Patterns
 from autowarmup.training.trace import Trace
 
 if TYPE_CHECKING:
@@ -46,12 +47,14 @@ class Task(Protocol):
         current_peak: the learning rate in use today.
         beta2: the optimizer's second-moment decay.
         trivial_loss: the loss of the best prediction that ignores its input; None where it is not known.
+        groups: the patterns of the parameter groups that schedules may have, by name; empty where there are none.
         uses_cuda: whether a trial trains on a CUDA device.
     """
 
     current_peak: float
     beta2: float
     trivial_loss: float | None
+    groups: Patterns
 
     @property
     def uses_cuda(self) -> bool: ...

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from autowarmup.errors import InputError
+from autowarmup.schedule.groups import Patterns
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.seeds import derive_seed
 from autowarmup.training.applied_lr import AppliedLR, RunSchedule
@@ -44,7 +45,9 @@ class LoopRun:
     Attributes:
         schedule: the schedule of this trial; ``schedule.scheduler(optimizer)`` or ``schedule.lr_at(step)`` applies it.
             With several optimizers, make a scheduler for each: ``schedule.scheduler(optimizer, base_lr=...)`` with the
-            highest learning rate of them all.
+            highest learning rate of them all. Where the study has groups, some trials' schedules have them: make the
+            optimizer with ``schedule.parameter_groups(model)``, and call ``schedule.freeze(model, step)`` before each
+            step; both also do for schedules without groups.
         total_steps: the horizon, optimizer steps.
         seed: the seed for initial weights and batches: trials with the same seed must see the same ones.
     """
@@ -159,6 +162,7 @@ class LoopTask:
         current_peak: the learning rate in use today.
         beta2: the optimizer's second-moment decay, for the untuned rule.
         steps_per_epoch: optimizer steps of one pass over the data, >= 1, for durations in epochs.
+        groups: the patterns of the parameter groups that schedules may have, by name.
 
     Raises:
         InputError: ``train_fn`` isn't a function of one argument, or ``steps_per_epoch`` is below 1.
@@ -174,6 +178,7 @@ class LoopTask:
         current_peak: float,
         beta2: float = 0.999,
         steps_per_epoch: int | None = None,
+        groups: Patterns | None = None,
     ) -> None:
         if not callable(train_fn):
             raise InputError(f"train_fn must be a function that takes a run, got {type(train_fn).__name__}")
@@ -184,7 +189,7 @@ class LoopTask:
         if steps_per_epoch is not None and (not isinstance(steps_per_epoch, int) or steps_per_epoch < 1):
             raise InputError(f"steps_per_epoch must be a whole number of at least 1, got {short(steps_per_epoch)}")
         self.train_fn, self.current_peak, self.beta2 = train_fn, current_peak, beta2
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch, self.groups = steps_per_epoch, groups or {}
         self.group = Group()
         self._description = train_fn.description if isinstance(train_fn, DescribedLoop) else _described(train_fn)
 

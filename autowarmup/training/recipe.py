@@ -14,6 +14,7 @@ from autowarmup.seeds import derive_seed
 from autowarmup.training.batch import Batch, InputNames, output_of, target_of
 from autowarmup.training.data import Data
 from autowarmup.training.distributed import Group
+from autowarmup.training.groups import Groups, name_groups
 from autowarmup.training.losses import Loss, inferred_loss, own_loss
 from autowarmup.training.optimizers import OptimizerFactory, build_optimizers
 from autowarmup.training.rng import seed_everything
@@ -31,6 +32,7 @@ class Recipe:
         optimizer: builds the optimizer, or several; None for AdamW with PyTorch's defaults.
         metrics: further validation metrics by name, ``metric(output, target)``.
         settings: batch size, accumulation, clipping, precision, device.
+        groups: the parameter groups that may have learning rates of their own; None for one curve.
 
     Attributes:
         partly_used: whether some of the model's parameters take no part in the loss.
@@ -50,6 +52,7 @@ class Recipe:
         optimizer: OptimizerFactory | None = None,
         metrics: dict[str, Loss] | None = None,
         settings: TrainSettings | None = None,
+        groups: Groups | None = None,
     ) -> None:
         _check_functions(model_fn, loss, optimizer, metrics)
         self.settings = settings or TrainSettings()
@@ -59,6 +62,7 @@ class Recipe:
         self.loss = loss
         self.optimizer_fn: OptimizerFactory = optimizer or torch.optim.AdamW
         self.metrics = metrics or {}
+        self.groups = groups
         self.group = Group()
         self.partly_used = False
 
@@ -89,8 +93,12 @@ class Recipe:
         return model.to(self.device)
 
     def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
-        """The model's optimizers; see :func:`autowarmup.training.optimizers.build_optimizers`."""
-        return build_optimizers(self.optimizer_fn, model)
+        """The model's optimizers; see :func:`autowarmup.training.optimizers.build_optimizers`. Their parameter groups
+        are named, where the recipe has groups."""
+        optimizers = build_optimizers(self.optimizer_fn, model)
+        if self.groups is not None:
+            name_groups(optimizers, model, self.groups)
+        return optimizers
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         """The loss of a batch, and the model's output."""

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from autowarmup.errors import AutowarmupError, InputError
 from autowarmup.schedule import Schedule
+from autowarmup.schedule.groups import Patterns
 from autowarmup.training.batch import Batch, shapes, target_of, to_device
 from autowarmup.training.distributed import Group
+from autowarmup.training.groups import Groups, description, name_groups
 from autowarmup.training.identity import classes_of, digest_of, structure_of
 from autowarmup.training.losses import Loss, own_loss, trivial_loss
 from autowarmup.training.optimizers import OptimizerFactory, beta2_of, groups_of, highest_lr
@@ -47,8 +49,11 @@ class ModelTask:
             their ratio to it.
         metrics: further validation metrics by name, ``metric(output, target)``, averaged over the examples.
         settings: batch size, accumulation, clipping, precision, device.
+        groups: the parameter groups that may have learning rates of their own: patterns over parameter names by the
+            group's name, from the input to the output; or ``"optimizer"`` for the optimizer's own named groups.
 
     Attributes:
+        groups: the patterns of each group, by its name; empty where there are none.
         current_peak: the optimizers' highest learning rate.
         beta2: their second-moment decay, 0.999 where they have none.
         trivial_loss: the loss of the trivial predictor, where it is known.
@@ -66,8 +71,12 @@ class ModelTask:
         optimizer: OptimizerFactory | None = None,
         metrics: dict[str, Loss] | None = None,
         settings: TrainSettings | None = None,
+        groups: Groups | None = None,
     ) -> None:
-        self.recipe = Recipe(model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=settings)
+        self.groups: Patterns = {}
+        self.recipe = Recipe(
+            model_fn, data, loss=loss, optimizer=optimizer, metrics=metrics, settings=settings, groups=groups
+        )
         with borrowed(self.recipe.device):
             self._check()
 
@@ -76,6 +85,8 @@ class ModelTask:
         recipe = self.recipe
         model = recipe.build_model(0)
         optimizers = recipe.build_optimizers(model)
+        if recipe.groups is not None:
+            self.groups = name_groups(optimizers, model, recipe.groups)
         self._check_fresh(model)
         with _stage("the train data can't be read"):
             batches = list(islice(recipe.data.train.passes(0), min(2, recipe.settings.accumulate)))
@@ -210,6 +221,7 @@ class ModelTask:
                 for settings in defaults
             ],
             "groups": [[float(group["lr"]), len(group["params"])] for group in groups_of(optimizers)],
+            **({"by_group": description(optimizers, model)} if self.groups else {}),
             "loss": getattr(recipe.loss, "__name__", type(recipe.loss).__name__) if recipe.loss else "inferred",
             "metrics": sorted(recipe.metrics),
             "code": digest_of(functions, classes_of(model)),

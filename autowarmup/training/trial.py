@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autowarmup.errors import InputError
+from autowarmup.schedule.freezing import Freezing
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.torch_scheduler import lr_ratios, set_lr
 from autowarmup.seeds import derive_seed
@@ -56,11 +57,13 @@ class ModelTrial:
         self._groups = groups_of(self._optimizers)
         self._ratios = lr_ratios([float(group["lr"]) for group in self._groups])
         self._parameters = [parameter for group in self._groups for parameter in group["params"]]
+        self._freezing = Freezing(self._model, self._by_name()) if schedule.groups else None
         self._average = AveragedWeights(self._model)
         self._broken = (torch.tensor(math.nan, device=recipe.device),) * 2
         settings = recipe.settings
         self._scaler = torch.amp.GradScaler(recipe.device.type, enabled=settings.precision == "fp16")
-        self._forward_model = self._group.wrapped(self._model, partly_used=recipe.partly_used)
+        self._thaws = {group.frozen_steps for group in schedule.groups if group.frozen_steps}
+        self._forward_model = self._group.wrapped(self._model, partly_used=recipe.partly_used or bool(self._thaws))
         if settings.compile:
             self._forward_model = cast(nn.Module, torch.compile(self._forward_model))
         if state is not None:
@@ -95,11 +98,14 @@ class ModelTrial:
         """One optimizer step for every ``accumulate`` batches, without waiting for the device before the end."""
         accumulate = self.recipe.settings.accumulate
         self._model.train()
+        self._freeze()
         start = self.step
         lrs: list[float] = []
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         for first in range(0, len(batches), accumulate):
+            if self.step in self._thaws:
+                self._freeze()
             lrs.append(self._apply_lr())
             step = self._step_on(batches[first : first + accumulate], losses)
             losses.append(step[0])
@@ -186,19 +192,33 @@ class ModelTrial:
     def _apply_lr(self) -> float:
         """Sets all groups' learning rates for the next step; returns the highest."""
         lr = self.schedule.lr_at(self.step)
+        rates = self.schedule.rates_at(self.step)
         for group, ratio in zip(self._groups, self._ratios, strict=True):
-            set_lr(group, lr * ratio)
+            set_lr(group, (rates[group["name"]] if rates else lr) * ratio)
         return lr
+
+    def _by_name(self) -> dict[str, list[nn.Parameter]]:
+        """The trained parameters of each group."""
+        found: dict[str, list[nn.Parameter]] = {group.name: [] for group in self.schedule.groups}
+        for group in self._groups:
+            found[group["name"]] += [parameter for parameter in group["params"] if parameter.requires_grad]
+        return found
+
+    def _freeze(self) -> None:
+        """Freezes and thaws the groups as the next step has them."""
+        if self._freezing:
+            self._freezing.apply(self.schedule.frozen_at(self.step))
 
     def _update(self) -> Tensor:
         """The optimizers' step; returns the gradient's norm before clipping."""
-        for optimizer in self._optimizers:
+        optimizers = [optimizer for optimizer in self._optimizers if _has_gradients(optimizer)]
+        for optimizer in optimizers:
             self._scaler.unscale_(optimizer)
         norms = torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None])
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         if self.recipe.settings.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.recipe.settings.clip_norm, norm)
-        for optimizer in self._optimizers:
+        for optimizer in optimizers:
             self._scaler.step(optimizer)
         self._scaler.update()
         for optimizer in self._optimizers:
@@ -262,6 +282,11 @@ class ModelTrial:
         if precision == "fp32":
             return nullcontext()
         return torch.autocast(self.recipe.device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def _has_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it has something to do: all that it trains may be frozen."""
+    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
 
 
 def _number(value: Any, device: torch.device) -> Tensor:
