@@ -16,6 +16,8 @@ from autowarmup.audit.recording import every_step, read, thinned
 from autowarmup.cli.program import cli
 
 PLAN = Schedule(peak=0.1, horizon=40, warmup_steps=8, shape="linear")
+of_mlflow = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+"""What MLflow deprecates and leaves open is its own."""
 
 
 def run(*args: str | Path) -> Result:
@@ -60,7 +62,7 @@ def test_a_wrong_training(tmp_path: Path) -> None:
     assert picture.exists()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+@of_mlflow
 def test_a_recording_goes_to_an_mlflow_run(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(uri)
@@ -78,6 +80,7 @@ def test_a_recording_goes_to_an_mlflow_run(tmp_path: Path) -> None:
     assert "can't be sent to the MLflow run" in result.output
 
 
+@of_mlflow
 def test_groups_may_have_any_names(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(uri)
