@@ -427,6 +427,13 @@ def test_bad_input() -> None:
         sampler.schedule_of(trial)
 
 
+def test_an_objective_that_asks_for_no_run_ends_the_study() -> None:
+    study = created(made())
+    with pytest.raises(InputError, match=r"trial 0 ended without sampler.run\(trial\)"):
+        study.optimize(lambda trial: 1.0, n_trials=50)
+    assert len(study.trials) == 1
+
+
 def test_more_reports_than_steps_are_refused() -> None:
     sampler = made()
     study = created(sampler)

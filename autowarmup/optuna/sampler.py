@@ -197,7 +197,16 @@ class WarmupSampler(BaseSampler):
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: State, values: Sequence[float] | None) -> None:
-        """Optuna calls it when a trial has ended. Stops the study where the search is over."""
+        """Optuna calls it when a trial has ended. Stops the study where the search is over.
+
+        Raises:
+            InputError: the objective didn't ask for the trial's run.
+        """
+        if state == State.COMPLETE and "role" not in trial.user_attrs:
+            raise InputError(
+                f"trial {trial.number} ended without sampler.run(trial), which gives an objective the schedule and the "
+                f"seed to train with"
+            )
         key = study.study_name, trial.number
         with self._lock:
             run, spec = self._runs.pop(key, None), self._specs.pop(key, None)
