@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -36,6 +38,19 @@ def adamw(parameters: Any) -> torch.optim.Optimizer:
 def loaders() -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Always in the same order, as the Trainer's ``sequential`` sampling."""
     return DataLoader(TRAIN, batch_size=50), DataLoader(HELD_OUT, batch_size=200)  # type: ignore[arg-type]
+
+
+def in_two_processes(function: Callable[..., None], *args: Any) -> None:
+    """Runs a function in two processes of Accelerate. They are forks, so that what other tests' frameworks have left in
+    this one is taken down first: Accelerate's state, and DeepSpeed's process group."""
+    needs("accelerate")
+    from accelerate import debug_launcher
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    debug_launcher(function, args, num_processes=2)
 
 
 def accuracy(prediction: Any) -> dict[str, Any]:

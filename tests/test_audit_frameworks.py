@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from autowarmup import RateAudit, Schedule
 from autowarmup.audit.recording import read
 from tests.export_runs import CODE, needs
+from tests.framework_tasks import in_two_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks'
 
@@ -66,13 +67,8 @@ def accelerated(file: Path, prepares_scheduler: bool) -> None:
 
 @pytest.mark.parametrize("prepares_scheduler", [True, False])
 def test_two_processes_of_accelerate(prepares_scheduler: bool, tmp_path: Path) -> None:
-    needs("accelerate")
-    from accelerate import debug_launcher
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # the processes are forks, and would have that of this one
     file = tmp_path / "rates.jsonl"
-    debug_launcher(accelerated, (file, prepares_scheduler), num_processes=2)
+    in_two_processes(accelerated, file, prepares_scheduler)
     (part,) = read(file)
     assert part.steps == [0, 1, 2, 3]
     if prepares_scheduler:

@@ -34,6 +34,7 @@ from tests.framework_tasks import (
     Net,
     accelerated,
     adamw,
+    in_two_processes,
     lightning_trainer,
     loaders,
     module,
@@ -415,12 +416,7 @@ def in_processes(file: Path) -> None:
 
 def test_two_processes_of_accelerate(tmp_path: Path) -> None:
     """Each step has the batches of both processes, and its loss is the mean over all of them."""
-    needs("accelerate")
-    from accelerate import debug_launcher
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # the processes are forks, and would have that of this one
-    debug_launcher(in_processes, (tmp_path / "trace.npy",), num_processes=2)
+    in_two_processes(in_processes, tmp_path / "trace.npy")
     lr, loss = np.load(tmp_path / "trace.npy")
     assert lr == pytest.approx(PLAN.curve())
     torch.manual_seed(0)
