@@ -10,6 +10,7 @@ from typing import Annotated, Any, Protocol, Self
 from pydantic import BeforeValidator, Field, field_validator
 
 from autowarmup.errors import InputError
+from autowarmup.schedule import shapes
 from autowarmup.schedule.decays import Decay
 from autowarmup.schedule.shapes import Exponential, NoWarmup, Rule, Shape
 from autowarmup.values import Frozen, Number, Whole, nearest, short
@@ -25,26 +26,11 @@ def _patterns(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class Plan(Protocol):
+class Plan(shapes.Plan, Protocol):
     """The schedule that groups belong to."""
 
     @property
     def peak(self) -> float: ...
-
-    @property
-    def horizon(self) -> int: ...
-
-    @property
-    def warmup_steps(self) -> int: ...
-
-    @property
-    def start_factor(self) -> float | None: ...
-
-    @property
-    def final_factor(self) -> float: ...
-
-    @property
-    def duration(self) -> int: ...
 
     @property
     def shape(self) -> Shape: ...
