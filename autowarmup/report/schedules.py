@@ -35,7 +35,7 @@ def schedules(result: TuneResult, traces: Traces) -> Figure:
         steps = np.unique(np.linspace(0, record.steps - 1, POINTS).astype(int))
         style = line_style(result, record)
         axes.plot(steps, [record.schedule.lr_at(int(step)) for step in steps], **style)
-        below = [record.schedule.rates_at(int(step)) for step in steps]
+        below = [record.schedule.rates_at(int(step)) for step in steps] if record.schedule.groups else []
         for group in record.schedule.groups[:-1]:  # 0 while it is frozen, which a logarithmic scale leaves out
             axes.plot(steps, [rates[group.name] or math.nan for rates in below], **style | BELOW)
         mark_onset(axes, record, record.instability.lr if record.instability else math.nan)

@@ -141,8 +141,9 @@ class Candidates:
 def harsher(schedule: Schedule, broken: Schedule) -> bool:
     """Whether a schedule asks for at least as much as one that broke: no lower peak, no gentler warm-up, and no gentler
     treatment of its groups."""
-    gentler = any(one > other for one, other in zip(of_groups(schedule), of_groups(broken), strict=True))
-    return schedule.peak >= broken.peak and features(schedule)[1] <= features(broken)[1] and not gentler
+    if schedule.peak < broken.peak or features(schedule)[1] > features(broken)[1]:
+        return False
+    return all(one <= other for one, other in zip(of_groups(schedule), of_groups(broken), strict=True))
 
 
 @dataclass

@@ -115,6 +115,7 @@ def features(schedule: Schedule) -> tuple[float, float, float, float]:
     return math.log10(schedule.peak), math.sqrt(missing * duration / horizon), missing, left
 
 
+@lru_cache(maxsize=100_000)
 def of_groups(schedule: Schedule) -> tuple[float, float, float]:
     """A schedule's groups as three further inputs, which are 0 where all are alike: means over the groups below the
     highest of how much lower their peak is, in decades; for how long they are frozen; and how much longer their warm-up
