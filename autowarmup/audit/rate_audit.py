@@ -95,7 +95,7 @@ class RateAudit:
         self._schedule, self._mode = schedule, mode
         rates = [float(group.get("initial_lr", group["lr"])) for group in self._optimizer.param_groups]
         self._ratios = lr_ratios(rates, base_lr)
-        self._groups = tuple(group.name for group in schedule.groups) if isinstance(schedule, Schedule) else ()
+        self._groups = tuple(group.name for group in schedule.groups)
         self._check_names()
         self._base_lr = max(rates) if base_lr is None else base_lr
         self._allowed = tolerance * schedule.peak
@@ -184,14 +184,14 @@ class RateAudit:
         """The schedule's learning rate for each parameter group at ratio 1."""
         if not self._groups:
             return [self._schedule.lr_at(step)] * len(self._ratios)
-        of_name = self._schedule.rates_at(step)  # type: ignore[union-attr]
+        of_name = self._schedule.rates_at(step)
         return [of_name[group["name"]] for group in self._optimizer.param_groups]
 
     def _plan_of(self, group: int) -> Plan:
         """What is audited against in a parameter group."""
         if not self._groups:
             return self._schedule
-        return GroupPlan(self._schedule, self._optimizer.param_groups[group]["name"])  # type: ignore[arg-type]
+        return GroupPlan(self._schedule, self._optimizer.param_groups[group]["name"])
 
     def _check_names(self) -> None:
         """Parameter groups without the name of one of the schedule's are refused."""

@@ -50,9 +50,7 @@ class Part:
 
     def planned(self, step: int) -> list[float]:
         """The schedule's learning rate for each group."""
-        one, by_name = self.schedule.lr_at(step), {}
-        if isinstance(self.schedule, Schedule):
-            by_name = self.schedule.rates_at(step)
+        one, by_name = self.schedule.lr_at(step), self.schedule.rates_at(step)
         named = zip(self.names, self.ratios, strict=True)
         return [by_name.get(name.partition(NUMBER)[0], one) * ratio for name, ratio in named]
 

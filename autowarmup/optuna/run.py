@@ -14,7 +14,7 @@ from autowarmup.reported import ReportedTrial
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.probe import peak_of_ramp
 from autowarmup.search.trials import TrialSpec
-from autowarmup.training.trace import Outcome, Trace
+from autowarmup.training.trace import Outcome, Trace, is_evaluated
 
 
 class TrialRun:
@@ -43,8 +43,7 @@ class TrialRun:
     def should_validate(self) -> bool:
         """Whether the step that is reported next is one at which unfinished trials may be compared: every twentieth of
         the horizon, and the last one. More validations do no harm."""
-        following = self._reported.step + 1
-        return following % self._config.eval_every == 0 or following == self.total_steps
+        return is_evaluated(self._reported.step + 1, self._config.eval_every, self.total_steps)
 
     def report(
         self,
@@ -90,13 +89,13 @@ class TrialRun:
             if value != raw:
                 self._raw[str(step)] = raw
             self.trial.report(value, step)
-        elif objective.is_loss and self._is_due and not any(part.evaluations for part in parts):
+        elif (
+            objective.is_loss
+            and is_evaluated(step, self._config.eval_every, self.total_steps)
+            and not any(part.evaluations for part in parts)
+        ):
             losses = [float(part.loss[0]) for part in parts[-self._config.eval_every :]]
             self.trial.report(sum(losses) / len(losses), step)
-
-    @property
-    def _is_due(self) -> bool:
-        return self._reported.step % self._config.eval_every == 0 or self._reported.step == self.total_steps
 
     def _ends(self, instability: Instability | None) -> bool:
         """Whether the trial ends at this step; with what is known of it then."""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from autowarmup.schedule.torch_scheduler import ScheduleLR
-
 
 class HasGroups(Plan, Protocol):
     """A schedule with its groups."""
@@ -58,25 +56,6 @@ class ByGroup(Applicable):
             return "one curve"
         way = "unfreezing" if any(group.frozen_steps for group in self.groups) else "groups"
         return f"{way} to x {min(group.ratio for group in self.groups):.2g}"
-
-    def scheduler(
-        self: HasGroups, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None
-    ) -> ScheduleLR:
-        """A ``torch.optim.lr_scheduler.LRScheduler`` that applies this schedule to ``optimizer``.
-
-        Call its ``step()`` after each ``optimizer.step()``. The parameter group with the highest learning rate gets the
-        schedule, the others keep their ratio to it. ``last_step`` is the number, counted from 0, of the last optimizer
-        step that was made before; -1 for none. Where a run has several optimizers, make a scheduler for each and pass
-        the highest learning rate of them all as ``base_lr``.
-
-        A schedule with groups finds them by the ``"name"`` of the optimizer's parameter groups, as
-        :meth:`parameter_groups` makes them.
-        """
-        from autowarmup.schedule.grouped_scheduler import GroupedScheduleLR
-        from autowarmup.schedule.torch_scheduler import ScheduleLR
-
-        kind = GroupedScheduleLR if self.groups else ScheduleLR
-        return kind(optimizer, self, last_epoch=last_step, base_lr=base_lr)
 
     def parameter_groups(self: HasGroups, model: nn.Module) -> list[dict[str, Any]]:
         """A model's trained parameters as an optimizer takes them: a dictionary for each group, with its ``"name"``.

@@ -342,6 +342,15 @@ class ContinuedSchedule(Applicable, Frozen):
             return self.before.lr_at(step)
         return self.after.lr_at(step - self.origin)
 
+    @property
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        """None: a schedule with groups isn't continued."""
+        return ()
+
+    def rates_at(self, step: int) -> dict[str, float]:
+        """None, as it has no groups."""
+        return {}
+
     def describe(self) -> str:
         """One line for people.
 

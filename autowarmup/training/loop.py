@@ -22,7 +22,7 @@ from autowarmup.training.distributed import Group
 from autowarmup.training.identity import arrays_of, digest_of
 from autowarmup.training.recipe import best_device
 from autowarmup.training.rng import Stream
-from autowarmup.training.trace import Evaluation, Trace
+from autowarmup.training.trace import Evaluation, Trace, is_evaluated
 from autowarmup.values import short
 
 GRACE_S = 2.0
@@ -69,8 +69,7 @@ class LoopRun:
     def should_validate(self) -> bool:
         """Whether the step that is reported next is one where the study validates models: about 20 of a run, and the
         last one. The unfinished trials are compared at some of these. More validations do no harm."""
-        following = self._step + 1
-        return following % self._eval_every == 0 or following == self.total_steps
+        return is_evaluated(self._step + 1, self._eval_every, self.total_steps)
 
     def report(
         self,

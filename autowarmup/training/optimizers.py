@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autowarmup.errors import InputError
+from autowarmup.schedule.groups import listed
 
 OptimizerFactory = Callable[[Any], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]]
 """Builds the optimizer, or several, from the parameters that are trained; from the model or from pairs of names and
@@ -86,15 +87,11 @@ def _check_parameters(optimizers: list[torch.optim.Optimizer], model: nn.Module)
     trained = [id(parameter) for group in groups_of(optimizers) for parameter in group["params"]]
     twice = sorted({names[key] for key in trained if trained.count(key) > 1 and key in names})
     if twice:
-        raise InputError(f"{_listed(twice)}: in two optimizers or parameter groups; each parameter must be in one")
+        raise InputError(f"{listed(twice)}: in two optimizers or parameter groups; each parameter must be in one")
     left = [name for key, name in names.items() if key not in set(trained)]
     if left:
         raise InputError(
-            f"the optimizer doesn't train all of the model's parameters: {_listed(left)} would stay as initialised. To "
+            f"the optimizer doesn't train all of the model's parameters: {listed(left)} would stay as initialised. To "
             f"freeze them, set requires_grad=False in model_fn; to train them with another optimizer, return several, "
             f"such as optimizer=lambda model: [Muon(matrices_of(model), lr=0.02), AdamW(others_of(model), lr=3e-4)]"
         )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

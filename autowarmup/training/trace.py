@@ -40,6 +40,11 @@ class Evaluation:
         return self.val_loss_ema if np.isfinite(self.val_loss_ema) else self.val_loss
 
 
+def is_evaluated(step: int, every: int, horizon: int) -> bool:
+    """Whether models are validated after ``step`` optimizer steps: after each ``every`` steps, and at the horizon."""
+    return step % every == 0 or step == horizon
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """Consecutive optimizer steps of one trial, from step ``start`` on, and the evaluations among them.

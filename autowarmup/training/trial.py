@@ -26,7 +26,7 @@ from autowarmup.training.batch import Batch, shapes, size_of, target_of, to_devi
 from autowarmup.training.optimizers import groups_of
 from autowarmup.training.recipe import Recipe
 from autowarmup.training.rng import Stream, borrowed, portable, seed_everything, usable
-from autowarmup.training.trace import Evaluation, Trace
+from autowarmup.training.trace import Evaluation, Trace, is_evaluated
 
 BLOCK = 10
 """Batches between two fetches of losses and gradient norms from the device."""
@@ -90,7 +90,7 @@ class ModelTrial:
                 block = self.train(batches)
                 if not np.isfinite(block.loss).all():
                     self._check_data("train", iter(batches[: accumulate * len(block)]))
-                if self.step % self.eval_every == 0 or self.step == self.schedule.horizon:
+                if is_evaluated(self.step, self.eval_every, self.schedule.horizon):
                     block = Trace(block.lr, block.loss, block.grad_norm, (self._validate(),), block.start)
             yield block
 
@@ -192,7 +192,7 @@ class ModelTrial:
     def _apply_lr(self) -> float:
         """Sets all groups' learning rates for the next step; returns the highest."""
         lr = self.schedule.lr_at(self.step)
-        rates = self.schedule.rates_at(self.step)
+        rates = self.schedule.rates_at(self.step) if self.schedule.groups else {}
         for group, ratio in zip(self._groups, self._ratios, strict=True):
             set_lr(group, (rates[group["name"]] if rates else lr) * ratio)
         return lr
