@@ -12,7 +12,7 @@ import numpy as np
 
 from autowarmup.errors import InputError
 from autowarmup.integrations.current import current_settings
-from autowarmup.integrations.steps import RESERVED, built, check_function, imported
+from autowarmup.integrations.steps import built, check_function, imported, report_both
 from autowarmup.seeds import derive_seed
 from autowarmup.training.identity import digest_of
 from autowarmup.training.loop import DescribedLoop, LoopRun
@@ -161,9 +161,7 @@ def _reporting(model: Any, run: LoopRun, evaluate: Callable[[], dict[str, float]
             raw = evaluate()
             with self._average.swapped_in():
                 averaged = evaluate()
-            names = [name for name in raw if name not in RESERVED]
-            metrics = {name: raw[name] for name in names} | {f"{name}_ema": averaged[name] for name in names}
-            run.report_validation(raw["loss"], averaged["loss"], **metrics)
+            report_both(run, raw, averaged)
 
     return Reporting()
 

@@ -108,9 +108,7 @@ class Steps:
         raw = self._evaluated()
         with self._average.swapped_in():
             averaged = self._evaluated()
-        names = [name for name in raw if name not in RESERVED]
-        metrics = {name: raw[name] for name in names} | {f"{name}_ema": averaged[name] for name in names}
-        self._run.report_validation(raw["loss"], averaged["loss"], **metrics)
+        report_both(self._run, raw, averaged)
 
     def _evaluated(self) -> dict[str, float]:
         """The values with the model's current weights; all NaN where the user's code raises and the weights aren't
@@ -136,6 +134,13 @@ def _same_modes(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def report_both(run: LoopRun, raw: Mapping[str, float], averaged: Mapping[str, float]) -> None:
+    """Reports a validation with the weights, and one with their average: each has the ``"loss"``, and metrics."""
+    names = [name for name in raw if name not in RESERVED]
+    metrics = {name: raw[name] for name in names} | {f"{name}_ema": averaged[name] for name in names}
+    run.report_validation(raw["loss"], averaged["loss"], **metrics)
 
 
 def begin(run: LoopRun, device: torch.device) -> None:
