@@ -256,7 +256,7 @@ def test_a_folder_of_unknown_tables_is_compared(folder: Path, capsys: pytest.Cap
         assert [field for field in fields if f"`{field}`" not in documentation] == []
         assert ("study" in record) == (record["method"] == "autowarmup")
         assert list(record["search"]["regret_at_runs"]) == ["1", "1.5", "2", "5", "10"]
-        marks = {1: ["1", "1.5", "2", "2.5", "5", "10"], 8: ["1", "1.5", "2", "2.5"]}
+        marks = {1: ["1", "1.5", "2", "5", "10"], 8: ["1", "1.5", "2"]}
         assert list(record["search"]["regret_at_time"]) == marks[record["slots"]]
         assert sum(record.get("study", {"verdicts": {"": 2}})["verdicts"].values()) == record["searches"] == 2
         if record["method"] == "ramp_15":

@@ -28,6 +28,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch start
 
+from autowarmup.seeds import derive_seed
 from benchmarks.search.answers import study_summary
 from benchmarks.search.merit import Standard, budget, outcome, summary
 from benchmarks.search.methods import DEFAULT, METHODS, OURS
@@ -85,7 +86,7 @@ def run(job: Job) -> Record:
         seed = table.seeds[number % len(table.seeds)]
         objective = TableObjective(table, seed, round(budget(job.slots) * table.horizon), Slots(job.slots))
         with suppress(BudgetSpent):
-            METHODS[job.method](objective, number)
+            METHODS[job.method](objective, derive_seed(job.path.stem, number))
         outcomes.append(outcome(judged, objective, seed))
     record = {
         "table": job.path.stem,

@@ -16,9 +16,9 @@ from benchmarks.search.tables import Table
 
 RUNS = (1.0, 1.5, 2.0, 5.0, 10.0)
 """Full runs spent at which regret is reported."""
-TIMES = (1.0, 1.5, 2.0, 2.5, 5.0, 10.0)
+TIMES = (1.0, 1.5, 2.0, 5.0, 10.0)
 """Times at which regret is reported, in lengths of a run."""
-MOST_RUNS, LONGEST = 10.0, 2.5
+MOST_RUNS, LONGEST = 10.0, 2.0
 """What a search may spend: so many full runs, or what all slots train in so many lengths of a run, if that is more."""
 TOP = 0.25
 """The seed noise is taken over this share of the schedules, the best."""
