@@ -28,7 +28,7 @@ check: $(READY)  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-search: .venv-bench/.ready  ## search and whole studies against general tuners, on stored tables: half an hour
+bench-search: .venv-bench/.ready  ## search and whole studies against general tuners, on stored tables: ten minutes
 	.venv-bench/bin/python -W ignore -m benchmarks.search.compare --slots 1 8 32
 
 bench-transfer: $(READY) .faces/.ready  ## groups of parameters in fine-tuning: ten minutes
