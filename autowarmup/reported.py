@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autowarmup.engines.base import MonitorSettings
-from autowarmup.engines.segment import first_fatal
+from autowarmup.engines.segment import first_fatal, recorded_events
 from autowarmup.errors import InputError
 from autowarmup.instability.instability import Instability
 from autowarmup.schedule.duration import budget_steps
@@ -83,6 +83,12 @@ class ReportedTrial:
 
     def __post_init__(self) -> None:
         self._monitor = self.monitoring.detectors.monitor(self.spec.schedule.horizon, self.monitoring.trivial_loss)
+        self._seen = 0
+
+    def recall(self, past: Trace) -> None:
+        """Goes back to where a trial stood that has recorded ``past`` in segments that have ended."""
+        first_fatal(self._monitor, past, stop_only_on_nonfinite=self.spec.stop_only_on_nonfinite)
+        self._seen, self.step = len(self._monitor.events), past.end
 
     def observe(self, result: dict[str, Any]) -> Instability | None:
         """Adds a report and returns the fatal instability in it, if any. Steps that were reported before are skipped: a
@@ -107,8 +113,11 @@ class ReportedTrial:
             names = (self.objective.name, f"{self.objective.name}_ema")
             metrics = {name: float(result[name]) for name in names if name in result and not self.objective.is_loss}
             evaluations = (Evaluation(step, float(result["val_loss"]), averaged, metrics),)
-        block = Trace(lr, np.array(losses[known:]), np.array(norms[known:]), evaluations, self.step)
-        self.step = step
+        return self.add(Trace(lr, np.array(losses[known:]), np.array(norms[known:]), evaluations, self.step))
+
+    def add(self, block: Trace) -> Instability | None:
+        """Adds the next steps and returns the fatal instability in them, if any."""
+        self.step = block.end
         self.parts.append(block)
         return first_fatal(self._monitor, block, stop_only_on_nonfinite=self.spec.stop_only_on_nonfinite)
 
@@ -117,8 +126,9 @@ class ReportedTrial:
     ) -> SegmentResult:
         """The result of the segment that ends now: what was reported since the last one."""
         trace = Trace.join(self.parts, start=self.step)
-        self.parts = []
-        return SegmentResult(self.spec.number, until, trace, instability, error=error)
+        events = recorded_events(self._monitor.events, self._seen)
+        self.parts, self._seen = [], len(self._monitor.events)
+        return SegmentResult(self.spec.number, until, trace, instability, events, error)
 
 
 def _listed(result: dict[str, Any], name: str) -> list[float]:

@@ -30,6 +30,7 @@ import autowarmup
 from autowarmup.cli.audit import audit, lint
 from autowarmup.cli.common import BAD_INPUT, CLOSED, FAILED, INTERRUPTED, NOT_DELIVERED, OK
 from autowarmup.cli.schedule import schedule, spaces
+from autowarmup.cli.serve import serve
 from autowarmup.cli.show import report, show
 from autowarmup.cli.tools import doctor
 from autowarmup.cli.tracking import browse, optuna, sync
@@ -116,7 +117,7 @@ def cli(context: click.Context) -> int:
     return BAD_INPUT  # of the group alone: a command's own code takes its place
 
 
-for command in (tune, resume, show, browse, report, schedule, spaces, audit, lint, sync, optuna, doctor):
+for command in (tune, resume, show, browse, report, schedule, spaces, audit, lint, sync, optuna, serve, doctor):
     cli.add_command(command)
 
 

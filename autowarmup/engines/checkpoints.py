@@ -78,6 +78,15 @@ class Checkpoints:
         except FileNotFoundError:
             yield None
 
+    @staticmethod
+    def size(file: IO[bytes]) -> int:
+        """Bytes of the trial's state in a checkpoint that was opened for reading."""
+        return os.fstat(file.fileno()).st_size - hashlib.sha256().digest_size
+
+    def has(self, number: int, step: int) -> bool:
+        """Whether there is a checkpoint of trial ``number`` at ``step``; it may be one that is not intact."""
+        return self._path(number, step).exists()
+
     def forget(self, number: int) -> None:
         """Deletes all checkpoints of trial ``number``."""
         for path in self._folder.glob(f"trial-{number:05d}-*"):

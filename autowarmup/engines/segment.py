@@ -83,7 +83,7 @@ class ActiveSegment:
             until=segment.until,
             trace=Trace.join(self._parts, start=segment.past.end),
             instability=self._instability,
-            events=_recorded(self._monitor.events, self._seen),
+            events=recorded_events(self._monitor.events, self._seen),
             error=self._error,
             started_at=self._started_at,
             seconds=time.perf_counter() - self._clock,
@@ -153,7 +153,7 @@ def first_fatal(monitor: Monitor, trace: Trace, *, stop_only_on_nonfinite: bool 
     return None
 
 
-def _recorded(events: Sequence[Instability], seen: int) -> tuple[Instability, ...]:
+def recorded_events(events: Sequence[Instability], seen: int) -> tuple[Instability, ...]:
     """The instabilities after the first ``seen`` that did not end the trial. Where the trial goes on after a fatal one
     (``stop_only_on_nonfinite``), each kind of fatal instability is recorded once."""
     survived = {event.kind for event in events[:seen] if event.fatal}

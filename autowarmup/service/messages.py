@@ -189,7 +189,7 @@ class LeasedTrial(Frozen):
         lease: names the lease in reports.
         lease_s: seconds without a report after which the trial is given to another worker.
         seq: the number of the last report that was received, 0 where there was none; the next one has the number after.
-        checkpoint: whether the service holds a checkpoint of the trial at ``steps``.
+        checkpoint: the step of the checkpoint of this trial that the service holds; None where it has none.
     """
 
     spec: TrialSpec
@@ -199,7 +199,7 @@ class LeasedTrial(Frozen):
     lease: Lease
     lease_s: float
     seq: int
-    checkpoint: bool = False
+    checkpoint: int | None = None
 
 
 StudyState = Literal["running", "finished", "failed", "cancelled"]

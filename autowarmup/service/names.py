@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import Field
@@ -13,3 +14,11 @@ StudyId = Annotated[str, Field(pattern=NAME)]
 TaskName = Annotated[str, Field(pattern=NAME)]
 ClientId = Annotated[str, Field(pattern=NAME)]
 Lease = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+def is_name(text: str) -> bool:
+    """
+    >>> is_name("gpt-small"), is_name("../secrets"), is_name("a.b")
+    (True, False, False)
+    """
+    return re.fullmatch(NAME, text) is not None

@@ -10,9 +10,12 @@ from autowarmup.errors import StudyError
 
 STORE = "study.db"
 LOCK = "study.lock"
+EARLY = {LOCK, "request.json", "current.json", "leases.jsonl", "service.log"}
+"""The names of what is written before the store: the lock, and what a service keeps of a study."""
 FILES = {
     *(f"{store}{suffix}" for store in (STORE, "mlflow.db") for suffix in ("", "-wal", "-shm", "-journal")),
-    *(LOCK, "command.json", "checkpoints", "result.json", "schedule.json", "report.html", "figures"),
+    *EARLY,
+    *("command.json", "checkpoints", "result.json", "schedule.json", "report.html", "figures"),
     *("mlflow.log", "mlflow.lock", "mlartifacts"),
 }
 """The names of what a study writes."""
@@ -20,7 +23,7 @@ FILES = {
 
 def check_folder(folder: Path) -> None:
     """Checks that a folder can be a study's, without changing anything: it doesn't exist yet, is empty, or holds a
-    study. Hidden files don't count, nor does the lock of a study that was killed before it wrote anything.
+    study. Hidden files don't count, nor do those of a study that was killed before it wrote its store.
 
     Raises:
         StudyError: it holds other things, or is no folder; or one of the study's files is a symbolic link, through
@@ -36,7 +39,7 @@ def check_folder(folder: Path) -> None:
     for name, is_link in found.items():
         if is_link and name in FILES:
             raise _link_error(folder / name)
-    others = sorted(found.keys() - {LOCK})
+    others = sorted(found.keys() - EARLY)
     if others and STORE not in found:
         shown = ", ".join(map(repr, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise StudyError(

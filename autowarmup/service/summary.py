@@ -1,0 +1,156 @@
+"""How a study stands, and its trials, as the service tells them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autowarmup.search.trials import COMPARED
+from autowarmup.service.hosted import HostedStudy
+from autowarmup.service.messages import Best, StudySummary, TrialSummary, Validation
+from autowarmup.study.standing import last_line
+from autowarmup.study.store import StoredTrial, StudyStore
+from autowarmup.training.trace import Evaluation, Trace
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store says of a study.
+
+    Args:
+        config: total steps, and horizon.
+        steps, seconds: that its trials were trained.
+        budget: optimizer steps that it may spend.
+        trials: how many there are, by outcome.
+        best: the best on the search's seed.
+        verdict: its kind.
+    """
+
+    total_steps: int | None = None
+    horizon: int | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    budget: int | None = None
+    trials: dict[str, int] = field(default_factory=dict)
+    best: Best | None = None
+    verdict: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Stored:
+        """What is in the store now; nothing where there is none yet."""
+        if not (folder / "study.db").exists():
+            return cls()
+        with closing(StudyStore(folder)) as store:
+            trials, config, verdict = store.trials(), store.meta("config") or {}, store.meta("verdict")
+            return cls(
+                total_steps=config.get("total_steps"),
+                horizon=config.get("tune_steps") or config.get("total_steps"),
+                steps=sum(len(trial.trace) for trial in trials),
+                seconds=sum(trial.seconds for trial in trials),
+                budget=store.meta("budget"),
+                trials=dict(Counter(trial.outcome or "open" for trial in trials)),
+                best=_best(trials),
+                verdict=verdict and verdict["kind"],
+            )
+
+
+class Summaries:
+    """Summaries of studies; a study's store is read again only where it has changed."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[object, Stored]] = {}
+
+    def of(self, study: HostedStudy) -> StudySummary:
+        """How a study stands.
+
+        Raises:
+            StudyError: its store can't be read.
+        """
+        stored = self._stored(study.folder)
+        workers = study.engine.workers() if study.engine is not None and study.state == "running" else 0
+        return StudySummary(
+            id=study.id,
+            state=study.state,
+            run=study.kept.request.run,
+            created_at=study.kept.created_at,
+            total_steps=stored.total_steps,
+            horizon=stored.horizon,
+            steps=stored.steps,
+            budget=stored.budget,
+            runs=stored.steps / stored.horizon if stored.horizon else None,
+            time_left_s=_time_left(stored, max(1, workers)) if study.state == "running" else None,
+            trials=stored.trials,
+            workers=workers,
+            best=stored.best,
+            verdict=stored.verdict,
+            failure=study.failure,
+        )
+
+    def _stored(self, folder: Path) -> Stored:
+        state = tuple(_state(folder / name) for name in ("study.db", "study.db-wal"))
+        known = self._read.get(folder.name)
+        if known is None or known[0] != state:
+            known = self._read[folder.name] = (state, Stored.read(folder))
+        return known[1]
+
+
+def trial_summary(trial: StoredTrial, live: Trace | None, worker: str | None) -> TrialSummary:
+    """A trial in summary.
+
+    Args:
+        trial: as it is stored.
+        live: what it has recorded beyond that.
+        worker: who trains it now.
+    """
+    trace = trial.trace if live is None else Trace.join([trial.trace, live])
+    last = trace.evaluations[-1] if trace.evaluations else None
+    value = trial.objective.shown(trial.objective.of(last)) if last else math.nan
+    return TrialSummary(
+        spec=trial.spec,
+        outcome=trial.outcome,
+        steps=len(trace),
+        value=value if math.isfinite(value) else None,
+        instability=trial.instability and f"{trial.instability.kind} at step {trial.instability.step}",
+        error=trial.error and last_line(trial.error),
+        worker=worker,
+    )
+
+
+def validation_of(evaluation: Evaluation) -> Validation:
+    """An evaluation as messages have it."""
+    return Validation(
+        step=evaluation.step,
+        val_loss=evaluation.val_loss,
+        val_loss_ema=evaluation.val_loss_ema,
+        metrics=evaluation.metrics,
+    )
+
+
+def _best(trials: list[StoredTrial]) -> Best | None:
+    found = [
+        (trial.final_loss, trial)
+        for trial in trials
+        if trial.spec.role in COMPARED and trial.final_loss is not None and math.isfinite(trial.final_loss)
+    ]
+    if not found:
+        return None
+    loss, trial = min(found, key=lambda pair: pair[0])
+    return Best(trial=trial.spec.number, value=trial.objective.shown(loss), schedule=trial.spec.schedule)
+
+
+def _time_left(stored: Stored, slots: int) -> float | None:
+    if not stored.steps or stored.budget is None:
+        return None
+    return stored.seconds / stored.steps * max(0, stored.budget - stored.steps) / slots
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
