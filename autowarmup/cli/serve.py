@@ -18,13 +18,16 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--port", type=int, metavar="N", help="[default: 8700]")
 @click.option("--token-file", type=FILE, metavar="FILE", help="The clients' tokens, a line 'name token' each.")
 @click.option(
-    "--tasks", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Task files that it may train itself."
+    "--tasks",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Task files that it may train.",
 )
 @click.option("--task-engine", type=click.Choice(["local", "ray"]), help="Where these train.  [default: local]")
 @click.option("--ray-address", metavar="HOST:PORT", help="That Ray cluster.")
-@click.option("--mlflow", metavar="URI", help="Tracking URI.  [default: MLFLOW_TRACKING_URI, or a store in each study]")
+@click.option("--mlflow", metavar="URI", help="Tracking URI.  [default: MLFLOW_TRACKING_URI, or one in each study]")
 @click.option("--no-mlflow", is_flag=True, help="Don't track.")
-@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="A name under which it is reached.")
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="A name that it is reached by.")
 @click.option("--root-path", metavar="PATH", help="The path under which a proxy serves it.")
 @click.option("--trusted-proxy", "trusted_proxies", multiple=True, metavar="ADDRESS", help="A proxy to believe.")
 @click.option("--tls-cert", type=FILE, metavar="FILE", help="Certificate, for HTTPS.")

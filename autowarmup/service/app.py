@@ -15,9 +15,10 @@ from autowarmup.service.settings import ServiceSettings
 from autowarmup.service.studies import Studies, check_folder
 
 ABOUT = (
-    "Finds the learning-rate warm-up for a model and its data. Workers ask for trials, report their losses, and are told "
-    "to go on or to stop."
+    "Finds the learning-rate warm-up for a model and its data. Workers ask for trials, report their losses, and are "
+    "told to go on or to stop."
 )
+PROBLEM = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
 
 
 def make_app(settings: ServiceSettings) -> FastAPI:
@@ -47,7 +48,7 @@ def make_app(settings: ServiceSettings) -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
-        responses={"default": {"description": "An error", "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}},
+        responses={"default": {"description": "An error", "content": PROBLEM}},
     )
     app.state.studies = hosted
     for part in (studies, trials, results, events, health):

@@ -1,5 +1,5 @@
-"""Runs ``autowarmup`` as a child of the service: when the service is killed, it stops as after Ctrl-C, so that the study
-goes on when the service does. The first argument is the service's process; the rest is the command line."""
+"""Runs ``autowarmup`` as a child of the service: when the service is killed, it stops as after Ctrl-C, so that the
+study goes on when the service does. The first argument is the service's process; the rest is the command line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The journal of a study's leases: what workers were given and have reported since its last segment was stored.
 
-A line is appended before its answer is sent. So a server that is killed finds the leases and the steps that its workers
-know to be received. A file that a power failure has cut short is read up to its last whole line; the workers then send the
-rest again.
+A line is appended before its answer is sent. So a server that is killed finds the leases and the steps that its
+workers know to be received. A file that a power failure has cut short is read up to its last whole line; the workers
+then send the rest again.
 """
 
 from __future__ import annotations

@@ -241,8 +241,8 @@ Measurements = Annotated[tuple[Measured, ...], Field(max_length=MOST_STEPS)]
 
 
 class Report(Frozen):
-    """What ``POST .../trials/{n}/reports`` takes: the steps since the last report. Without steps it says that the worker
-    is alive.
+    """What ``POST .../trials/{n}/reports`` takes: the steps since the last report. Without steps it says that the
+    worker is alive.
 
     Args:
         lease: the trial's lease.
@@ -305,8 +305,8 @@ class Completion(Frozen):
 
     Args:
         lease: the trial's lease.
-        outcome: ``completed``: it was told to stop or got to its horizon, nothing is left to do. ``failed``: the training
-            code raised. ``returned``: another worker may train it.
+        outcome: ``completed``: it was told to stop or got to its horizon, nothing is left to do. ``failed``: the
+            training code raised. ``returned``: another worker may train it.
         reason: for ``failed`` what was raised, such as a traceback; at most 20,000 characters.
     """
 

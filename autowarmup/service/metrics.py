@@ -26,7 +26,7 @@ class StudiesCollector:
     def collect(self) -> Iterable[Metric]:
         """What Prometheus is given."""
         summaries = [self._studies.summary(name) for name in self._studies.ids()]
-        states = Counter(summary.state for summary in summaries)
+        states: Counter[str] = Counter(summary.state for summary in summaries)
         outcomes: Counter[str] = sum((Counter(summary.trials) for summary in summaries), Counter())
         yield _labelled("autowarmup_studies", "Studies by state.", "state", states)
         yield _labelled("autowarmup_trials", "Trials of all studies by outcome.", "outcome", outcomes)

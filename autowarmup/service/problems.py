@@ -20,7 +20,7 @@ MOST_PROBLEMS = 5
 """Most wrong fields that one answer names."""
 
 
-class ServiceProblem(AutowarmupError):
+class ServiceError(AutowarmupError):
     """What a request can't have.
 
     Args:
@@ -36,21 +36,21 @@ class ServiceProblem(AutowarmupError):
         self.status, self.title, self.detail, self.kind, self.members = status, title, detail, kind, members
 
 
-class UnknownStudyError(ServiceProblem):
+class UnknownStudyError(ServiceError):
     """There is no study of that name."""
 
     def __init__(self, study: str) -> None:
         super().__init__(404, "No such study", f"there is no study {study!r}", kind="unknown-study")
 
 
-class UnknownTrialError(ServiceProblem):
+class UnknownTrialError(ServiceError):
     """The study has no trial of that number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(404, "No such trial", f"the study has no trial {number}", kind="unknown-trial")
 
 
-class LeaseLapsedError(ServiceProblem):
+class LeaseLapsedError(ServiceError):
     """The trial is not leased to this worker any more."""
 
     def __init__(self, number: int) -> None:
@@ -62,11 +62,18 @@ class LeaseLapsedError(ServiceProblem):
         )
 
 
-class NotRunningError(ServiceProblem):
+class NotRunningError(ServiceError):
     """The study doesn't run."""
 
     def __init__(self, study: str, state: str) -> None:
         super().__init__(409, "The study doesn't run", f"study {study!r} is {state}", kind="not-running", state=state)
+
+
+class NotReadyError(ServiceError):
+    """The study is being read after a restart."""
+
+    def __init__(self, study: str) -> None:
+        super().__init__(503, "Not ready", f"study {study!r} is being read: ask again in a moment", kind="not-ready")
 
 
 def problem(status: int, title: str, detail: str, *, kind: str | None = None, **members: Any) -> JSONResponse:
@@ -79,7 +86,7 @@ def problem(status: int, title: str, detail: str, *, kind: str | None = None, **
 
 def add_handlers(app: FastAPI) -> None:
     """Has an application answer every error as a problem."""
-    app.add_exception_handler(ServiceProblem, _service_problem)
+    app.add_exception_handler(ServiceError, _service_problem)
     app.add_exception_handler(InputError, _input_error)
     app.add_exception_handler(StudyError, _study_error)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -87,7 +94,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def _service_problem(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ServiceProblem)
+    assert isinstance(error, ServiceError)
     return problem(error.status, error.title, error.detail, kind=error.kind, **error.members)
 
 

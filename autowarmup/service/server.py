@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 
-from autowarmup.errors import InputError
+from autowarmup.errors import InputError, StudyLockedError
 from autowarmup.service.app import make_app
 from autowarmup.service.settings import ServiceSettings
+from autowarmup.study.lock import locked
 
 GRACE_S = 5
 """Seconds that open requests get when the service is told to stop."""
@@ -26,6 +30,7 @@ def serve(settings: ServiceSettings) -> None:
     Raises:
         InputError: it would listen to others than this machine without tokens, or can't listen there.
         StudyError: its folder can't be used.
+        StudyLockedError: another service has it.
     """
     if settings.token_file is None and settings.host not in LOOPBACK:
         raise InputError(
@@ -33,23 +38,34 @@ def serve(settings: ServiceSettings) -> None:
             f"listen on 127.0.0.1"
         )
     app = make_app(settings)
-    listening = _listening(settings)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        ws="none",
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=list(settings.trusted_proxies),
-        server_header=False,
-        limit_concurrency=settings.most_connections,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=GRACE_S,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-    )
-    print(_where(settings, listening), file=sys.stderr, flush=True)  # noqa: T201 - what an operator waits for
-    uvicorn.Server(config).run([listening])
+    with _owned(settings.folder):
+        listening = _listening(settings)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),
+            server_header=False,
+            limit_concurrency=settings.most_connections,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=GRACE_S,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+        )
+        print(_where(settings, listening), file=sys.stderr, flush=True)  # noqa: T201 - what an operator waits for
+        uvicorn.Server(config).run([listening])
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Holds the lock of the service's folder: one service at a time has it."""
+    try:
+        with locked(folder):
+            yield
+    except StudyLockedError as error:
+        raise StudyLockedError(f"another service has the folder {folder}") from error
 
 
 def _listening(settings: ServiceSettings) -> socket.socket:

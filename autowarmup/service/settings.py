@@ -16,7 +16,7 @@ class ServiceSettings(Frozen):
     Args:
         folder: holds its studies, each in a folder of its name.
         host, port: where it listens; port 0: a free one.
-        token_file: the clients' tokens, a line ``name token`` each; None: no token is needed, which is for loopback only.
+        token_file: the clients' tokens, a line ``name token`` each; None: no token is needed, on loopback only.
         tasks: the folder of the operator's task files; None: there are none.
         task_engine: where studies of task files train: on this machine, or on the operator's Ray cluster.
         ray_address: that cluster's address.

@@ -12,13 +12,13 @@ from autowarmup.errors import StudyError
 from autowarmup.service.hosted import FILE, HostedStudy, Kept
 from autowarmup.service.messages import StudyDetails, StudyRequest, StudySummary
 from autowarmup.service.names import is_name
-from autowarmup.service.problems import NotRunningError, ServiceProblem, UnknownStudyError
+from autowarmup.service.problems import NotRunningError, ServiceError, UnknownStudyError
 from autowarmup.service.settings import ServiceSettings
 from autowarmup.service.summary import Summaries
 from autowarmup.service.task_study import TaskStudy
 from autowarmup.service.workers import WorkersEngine
 from autowarmup.service.workers_study import WorkersStudy
-from autowarmup.study.lock import locked
+from autowarmup.study.folder import STORE
 from autowarmup.tracking import tracking_uri
 from autowarmup.training.trace import Trace
 
@@ -39,37 +39,35 @@ class Studies:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Runs what is in the folder, until the end of the block. One service at a time has a folder.
+        """Runs what is in the folder, until the end of the block.
 
         Raises:
             StudyError: the folder can't be used.
-            StudyLockedError: another service has it.
         """
-        with locked(self.settings.folder):
-            for path in sorted(self.settings.folder.iterdir()):
-                if is_name(path.name) and (path / FILE).is_file():
-                    self._studies[path.name] = self._hosted(path, Kept.load(path))
+        for path in sorted(self.settings.folder.iterdir()):
+            if is_name(path.name) and (path / FILE).is_file():
+                self._studies[path.name] = self._hosted(path, Kept.load(path))
+        for study in self._studies.values():
+            if study.state == "running":
+                study.start()
+        try:
+            yield
+        finally:
             for study in self._studies.values():
-                if study.state == "running":
-                    study.start()
-            try:
-                yield
-            finally:
-                for study in self._studies.values():
-                    study.stop()
+                study.stop()
 
     def put(self, name: str, request: StudyRequest) -> bool:
         """Begins a study. Returns whether it is new: the same request again changes nothing.
 
         Raises:
-            ServiceProblem: another study has that name, or there are too many.
+            ServiceError: another study has that name, or there are too many.
             InputError: the request can't be used.
             StudyError: the folder can't be written.
         """
         with self._lock:
             if name in self._studies:
                 if self._studies[name].kept.request != request:
-                    raise ServiceProblem(
+                    raise ServiceError(
                         409,
                         "Another study has that name",
                         f"study {name!r} was begun with other settings: choose another name, or ask with the same ones",
@@ -77,7 +75,7 @@ class Studies:
                     )
                 return False
             if len(self._studies) >= self.settings.most_studies:
-                raise ServiceProblem(
+                raise ServiceError(
                     429,
                     "Too many studies",
                     f"the service holds {len(self._studies)} studies, which is as many as it may: delete one",
@@ -85,8 +83,11 @@ class Studies:
                 )
             folder = self.settings.folder / name
             if folder.exists():
-                raise ServiceProblem(
-                    409, "The name is taken", f"the service's folder holds something else under the name {name!r}", kind="taken"
+                raise ServiceError(
+                    409,
+                    "The name is taken",
+                    f"the service's folder holds something else named {name!r}",
+                    kind="taken",
                 )
             kept = Kept(request=request, created_at=time.time())
             study = self._hosted(folder, kept)
@@ -118,13 +119,16 @@ class Studies:
         """What leases its trials.
 
         Raises:
-            ServiceProblem: the service trains it itself.
+            ServiceError: the service trains it itself.
             NotRunningError: it isn't running.
         """
         study = self.study(name)
         if study.kept.request.run is not None:
-            raise ServiceProblem(
-                409, "The service trains it", f"study {name!r} is trained by the service: workers can't", kind="no-workers"
+            raise ServiceError(
+                409,
+                "The service trains it",
+                f"study {name!r} is trained by the service itself",
+                kind="no-workers",
             )
         if study.engine is None or study.state != "running":
             raise NotRunningError(name, study.state)
@@ -183,7 +187,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         StudyError: it is a study's own, or can't be made.
     """
-    if (folder / "study.db").exists():
+    if (folder / STORE).exists():
         raise StudyError(f"{folder} is a study's own folder: give the folder above it, or a new one")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from autowarmup.search.trials import COMPARED
 from autowarmup.service.hosted import HostedStudy
 from autowarmup.service.messages import Best, StudySummary, TrialSummary, Validation
 from autowarmup.study.standing import last_line
-from autowarmup.study.store import StoredTrial, StudyStore
+from autowarmup.study.store import StoredTrial, StudyStore, is_begun
 from autowarmup.training.trace import Evaluation, Trace
 
 
@@ -42,7 +42,7 @@ class Stored:
     @classmethod
     def read(cls, folder: Path) -> Stored:
         """What is in the store now; nothing where there is none yet."""
-        if not (folder / "study.db").exists():
+        if not is_begun(folder):
             return cls()
         with closing(StudyStore(folder)) as store:
             trials, config, verdict = store.trials(), store.meta("config") or {}, store.meta("verdict")

@@ -129,7 +129,9 @@ def task_file(settings: ServiceSettings, name: str) -> Path:
     """
     known = task_files(settings)
     if name not in known:
-        raise InputError(f"run={name!r}: no such task; allowed: {', '.join(known) or 'none, the operator has set up none'}")
+        raise InputError(
+            f"run={name!r}: no such task; allowed: {', '.join(known) or 'none, the operator has set up none'}"
+        )
     return known[name]
 
 

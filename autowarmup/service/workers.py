@@ -4,9 +4,9 @@ The study's thread starts segments and waits for their results, as with every en
 workers, takes their reports and tells them what to do next. Both look at the same trials under one lock, and a
 :class:`Bell` rings when something has changed.
 
-A trial is in one of four states: it is *wanted* (the search has started a segment, no worker has it), *leased* (a worker
-trains it), *ended* (its segment has ended, the search hasn't decided yet), or *paused* (the search may go on with it
-later).
+A trial is in one of four states: it is *wanted* (the search has started a segment, no worker has it), *leased* (a
+worker trains it), *ended* (its segment has ended, the search hasn't decided yet), or *paused* (the search may go on
+with it later).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.service.journal import Granted, Journal, Reported
 from autowarmup.service.messages import Completion, Instruction, LeasedTrial, Report, Validation
-from autowarmup.service.problems import LeaseLapsedError, ServiceProblem, UnknownTrialError
+from autowarmup.service.problems import LeaseLapsedError, ServiceError, UnknownTrialError
 from autowarmup.training.trace import Evaluation, Trace
 
 State = Literal["wanted", "leased", "ended", "paused"]
@@ -76,6 +76,7 @@ class OpenTrial:
             lease has ended, for a report that is sent again.
         heard_at: when its worker was heard of, on the engine's clock.
         began_at: when the segment was first leased, in seconds since the Unix epoch; None before that.
+        over: why the trial can't go on; None where it can.
     """
 
     reported: ReportedTrial
@@ -87,6 +88,7 @@ class OpenTrial:
     seq: int = 0
     heard_at: float = 0.0
     began_at: float | None = None
+    over: str | None = None
 
     @property
     def spec(self) -> TrialSpec:
@@ -104,6 +106,9 @@ class WorkersEngine:
         lease_s: seconds without a report after which a worker is lost.
         bell: rings when something has changed; left out, one of its own.
         clock: seconds that only grow.
+
+    Attributes:
+        ready: whether the trials are known, after a restart too.
     """
 
     def __init__(
@@ -128,6 +133,7 @@ class WorkersEngine:
         self._last_lease: dict[int, str] = {}  # of trials that are over
         self._heard: dict[str, float] = {}  # when each worker was heard of
         self._stopped = False
+        self.ready = False
 
     # The study's side.
 
@@ -161,6 +167,7 @@ class WorkersEngine:
             StudyError: the journal can't be written.
         """
         with self._changed:
+            self.ready = True
             if not self._results:
                 self._decided()
             while not self._results and not self._stopped:
@@ -208,7 +215,9 @@ class WorkersEngine:
                 return []
             self._heard[worker] = self._clock()
             self._reclaim()
-            mine = [trial for trial in self._open.values() if trial.state == "leased" and trial.worker == worker][:count]
+            mine = [trial for trial in self._open.values() if trial.state == "leased" and trial.worker == worker][
+                :count
+            ]
             for trial in mine:
                 trial.heard_at = self._clock()
             wanted = sorted(self._wanted, key=lambda number: self._open[number].worker != worker)
@@ -226,7 +235,7 @@ class WorkersEngine:
         Raises:
             UnknownTrialError: there is no such trial.
             LeaseLapsedError: the trial is not leased under the report's lease.
-            ServiceProblem: steps are missing before the report, or it goes beyond the segment.
+            ServiceError: steps are missing before the report, or it goes beyond the segment.
             StudyError: the journal can't be written.
         """
         with self._changed:
@@ -268,7 +277,7 @@ class WorkersEngine:
         Raises:
             UnknownTrialError: there is no such trial.
             LeaseLapsedError: the trial is not leased under this lease any more.
-            ServiceProblem: it is said to be completed and has steps to go.
+            ServiceError: it is said to be completed and has steps to go.
         """
         with self._changed:
             if self._stopped or self._is_over(number, completion.lease):
@@ -277,10 +286,10 @@ class WorkersEngine:
             if trial.state != "leased":
                 return
             if completion.outcome == "completed":
-                raise ServiceProblem(
+                raise ServiceError(
                     409,
                     "The trial has steps to go",
-                    f"trial {number} is at step {trial.reported.step} of {trial.until}: report the rest, or complete it as "
+                    f"trial {number} is at step {trial.reported.step} of {trial.until}: report the rest, or say "
                     f"'failed' or 'returned'",
                     kind="steps-to-go",
                 )
@@ -342,9 +351,7 @@ class WorkersEngine:
         trial.state, trial.heard_at = "leased", self._clock()
         trial.began_at = trial.began_at or time.time()
         self._journal.append(
-            Granted(
-                number=trial.spec.number, start=trial.start, client=trial.worker, lease=trial.lease, seq=trial.seq
-            )
+            Granted(number=trial.spec.number, start=trial.start, client=trial.worker, lease=trial.lease, seq=trial.seq)
         )
 
     def _leased(self, trial: OpenTrial) -> LeasedTrial:
@@ -388,20 +395,20 @@ class WorkersEngine:
     def _check(self, trial: OpenTrial, report: Report) -> None:
         known = trial.reported.step
         if report.steps - len(report.losses) > known:
-            raise ServiceProblem(
+            raise ServiceError(
                 409,
                 "Steps are missing",
-                f"the report is of the steps {report.steps - len(report.losses)} to {report.steps}, and {known} have been "
-                f"received: send those from {known} on, or train the trial again from its start",
+                f"the report is of the steps {report.steps - len(report.losses)} to {report.steps}, and {known} have "
+                f"been received: send those from {known} on, or train the trial again from its start",
                 kind="steps-missing",
                 steps=known,
             )
         if report.steps > trial.until:
-            raise ServiceProblem(
+            raise ServiceError(
                 409,
                 "Trained too far",
-                f"the report goes to step {report.steps}, and the trial was to be trained up to {trial.until}: end a report "
-                f"there, and go on when that is answered",
+                f"the report goes to step {report.steps}, and the trial was to be trained up to {trial.until}: end a "
+                f"report there, and go on when that is answered",
                 kind="too-far",
                 until=trial.until,
             )
@@ -416,6 +423,7 @@ class WorkersEngine:
 
     def _end(self, trial: OpenTrial, instability: Instability | None = None, error: str | None = None) -> None:
         trial.state = "ended"
+        trial.over = instability.kind if instability else error and "failed"
         result = trial.reported.end_segment(trial.until, instability, error)
         began = trial.began_at or time.time()
         self._results.append(replace(result, started_at=began, seconds=time.time() - began))
@@ -431,6 +439,8 @@ class WorkersEngine:
         self.bell.ring()
 
     def _instruction(self, trial: OpenTrial) -> Instruction | None:
+        if trial.over is not None:
+            return Instruction(action="stop", until=trial.until, steps=trial.reported.step, reason=trial.over)
         if trial.state == "ended":
             return None
         action: Literal["go_on", "pause"] = "go_on" if trial.state == "leased" else "pause"

@@ -15,7 +15,7 @@ from autowarmup.service.journal import Journal
 from autowarmup.service.workers import WorkersEngine
 from autowarmup.study.driver import conduct, opened_study
 from autowarmup.study.progress import Silent
-from autowarmup.study.store import StudyStore
+from autowarmup.study.store import StudyStore, is_begun
 from autowarmup.tracking import remembered_uri
 
 LOG = logging.getLogger("autowarmup.service")
@@ -41,7 +41,12 @@ class WorkersStudy(HostedStudy):
         assert self.config is not None
         checkpoints = Checkpoints(self.folder / "checkpoints")
         self.engine = WorkersEngine(
-            self.config, Journal(self.folder), checkpoints, slots=request.workers, lease_s=request.lease_s, bell=self.bell
+            self.config,
+            Journal(self.folder),
+            checkpoints,
+            slots=request.workers,
+            lease_s=request.lease_s,
+            bell=self.bell,
         )
         super().start()
 
@@ -49,9 +54,10 @@ class WorkersStudy(HostedStudy):
         assert self.engine is not None
         assert self.config is not None
         try:
-            with closing(self.engine), opened_study(
-                self.folder, self.config, remembered_uri(self.folder, self._mlflow)
-            ) as store:
+            with (
+                closing(self.engine),
+                opened_study(self.folder, self.config, remembered_uri(self.folder, self._mlflow)) as store,
+            ):
                 conduct(store, self.config, self.engine, Silent())
             self.finished = True
             write_report(self.folder)
@@ -72,7 +78,7 @@ class WorkersStudy(HostedStudy):
 
 def has_verdict(folder: Path) -> bool:
     """Whether the study in a folder has come to its end."""
-    if not (folder / "study.db").exists():
+    if not is_begun(folder):
         return False
     with closing(StudyStore(folder)) as store:
         return store.meta("verdict") is not None

@@ -22,6 +22,7 @@ from autowarmup.errors import StudyError
 from autowarmup.instability import Instability
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.shell import printable
+from autowarmup.study.folder import STORE
 from autowarmup.training.objective import LOSS, Objective
 from autowarmup.training.trace import Outcome, Trace
 
@@ -160,6 +161,15 @@ def _first_line(error: Exception) -> str:
     return printable(next(iter(str(error).splitlines()), type(error).__name__), longest=200)
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a folder holds a study that can be read: its driver has made the store."""
+    try:
+        with closing(sqlite3.connect(f"{(folder / STORE).absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)) as db:
+            return bool(db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'arrivals'").fetchone()[0])
+    except sqlite3.Error:
+        return False
+
+
 class StudyStore:
     """The study in ``folder``: opened for writing by its driver, read-only by everyone else. The
     file is its owner's alone.
@@ -171,7 +181,7 @@ class StudyStore:
 
     def __init__(self, folder: Path, *, write: bool = False) -> None:
         self.folder = folder
-        self.path = folder / "study.db"
+        self.path = folder / STORE
         try:
             if not write and not self.path.exists():
                 raise StudyError(f"{folder} holds no study (no {self.path.name} in it)")

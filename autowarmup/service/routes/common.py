@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Path, Query, Request
 
 from autowarmup.service.names import NAME
-from autowarmup.service.problems import ServiceProblem
+from autowarmup.service.problems import ServiceError
 from autowarmup.service.studies import Studies
 
 T = TypeVar("T")
@@ -41,10 +41,10 @@ def position(token: str | None) -> int:
     """Where a page begins.
 
     Raises:
-        ServiceProblem: it is no page's token.
+        ServiceError: it is no page's token.
     """
     if token is None:
         return 0
     if not token.isdecimal() or len(token) > 9:
-        raise ServiceProblem(422, "Can't be used", f"page_token={token!r} is not one that a page has given")
+        raise ServiceError(422, "Can't be used", f"page_token={token!r} is not one that a page has given")
     return int(token)

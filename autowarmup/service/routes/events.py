@@ -1,7 +1,7 @@
 """What happens in a study, as server-sent events.
 
-The events are what the store has, in the order of arrival. So they have the same numbers whenever they are read, also after
-the service was restarted, and a client goes on where its connection broke off.
+The events are what the store has, in the order of arrival. So they have the same numbers whenever they are read, also
+after the service was restarted, and a client goes on where its connection broke off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastapi import APIRouter, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from autowarmup.service.routes.common import AllStudies, StudyName
-from autowarmup.study.store import StudyStore
+from autowarmup.study.store import StudyStore, is_begun
 
 router = APIRouter(prefix="/v1/studies/{study}", tags=["events"])
 
@@ -30,8 +30,8 @@ async def events(
     studies: AllStudies,
     last_event_id: Annotated[int | None, Header(ge=0, lt=2**53)] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """``segment``: a part of a trial has ended. ``state``: the study's state has changed, without a number. ``end``: the
-    study is over; the stream ends. Events after ``Last-Event-ID`` are sent, all without it."""
+    """``segment``: a part of a trial has ended. ``state``: the study's state has changed, without a number. ``end``:
+    the study is over; the stream ends. Events after ``Last-Event-ID`` are sent, all without it."""
     hosted, sent, state = studies.study(study), last_event_id or 0, None
     with hosted.bell.listening() as rung:
         while True:
@@ -58,7 +58,7 @@ async def _rung_or_due(rung: asyncio.Event) -> None:
 
 def _segments_after(folder: Path, last: int) -> list[tuple[int, dict[str, Any]]]:
     """The segments that arrived after number ``last``; the first one of a study has number 1."""
-    if not (folder / "study.db").exists():
+    if not is_begun(folder):
         return []
     with closing(StudyStore(folder)) as store:
         return list(_read(store, last))
@@ -69,11 +69,13 @@ def _read(store: StudyStore, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
         if position + 1 <= last or (result := store.segment(number, until)) is None:
             continue
         found = result.instability
-        yield position + 1, {
-            "trial": number,
-            "until": until,
-            "steps": result.trace.end,
-            "instability": found and {"kind": found.kind, "step": found.step, "lr": found.lr},
-            "failed": result.error is not None,
-        }
-
+        yield (
+            position + 1,
+            {
+                "trial": number,
+                "until": until,
+                "steps": result.trace.end,
+                "instability": found and {"kind": found.kind, "step": found.step, "lr": found.lr},
+                "failed": result.error is not None,
+            },
+        )

@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import autowarmup
 from autowarmup.service.metrics import registry_of
-from autowarmup.service.problems import ServiceProblem
+from autowarmup.service.problems import ServiceError
 from autowarmup.service.routes.common import AllStudies
 
 router = APIRouter(tags=["health"])
@@ -26,7 +26,7 @@ def readyz(studies: AllStudies) -> dict[str, str]:
     try:
         draft.write_bytes(b"")
     except OSError as error:
-        raise ServiceProblem(503, "Not ready", f"the service's folder can't be written: {error.strerror}") from error
+        raise ServiceError(503, "Not ready", f"the service's folder can't be written: {error.strerror}") from error
     return {"status": "ok"}
 
 

@@ -13,10 +13,10 @@ from autowarmup.export.exporting import export
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.verdict import Verdict
 from autowarmup.service.messages import VerdictAnswer
-from autowarmup.service.problems import ServiceProblem
+from autowarmup.service.problems import ServiceError
 from autowarmup.service.routes.common import AllStudies, StudyName
 from autowarmup.service.studies import Studies
-from autowarmup.study.store import StudyStore
+from autowarmup.study.store import StudyStore, is_begun
 
 router = APIRouter(prefix="/v1/studies/{study}", tags=["results"])
 
@@ -40,7 +40,7 @@ def schedule(
     """The schedule to use, as JSON or written down for a framework: as code, or as one of its own configurations."""
     chosen = found(studies, study).schedule
     if chosen is None:
-        raise ServiceProblem(404, "No schedule", "the study found nothing stable: there is no schedule")
+        raise ServiceError(404, "No schedule", "the study found nothing stable: there is no schedule")
     if format == JSON:
         return JSONResponse(chosen.model_dump(mode="json"))
     exported = export(chosen, format, "code" if kind == "code" else "config")
@@ -64,10 +64,10 @@ def found(studies: Studies, study: str) -> VerdictAnswer:
     """What a study found.
 
     Raises:
-        ServiceProblem: it has no verdict yet.
+        ServiceError: it has no verdict yet.
     """
     folder = studies.folder(study)
-    if (folder / "study.db").exists():
+    if is_begun(folder):
         with closing(StudyStore(folder)) as store:
             stored, chosen = store.meta("verdict"), store.meta("schedule")
             if stored is not None:
@@ -77,10 +77,10 @@ def found(studies: Studies, study: str) -> VerdictAnswer:
                     extrapolation=store.meta("extrapolation"),
                 )
     state = studies.study(study).state
-    raise ServiceProblem(409, "No verdict yet", f"study {study!r} has no verdict yet: it is {state}", kind="no-verdict")
+    raise ServiceError(409, "No verdict yet", f"study {study!r} has no verdict yet: it is {state}", kind="no-verdict")
 
 
 def _file(path: Path, media_type: str) -> Response:
     if not path.is_file():
-        raise ServiceProblem(409, "Not there yet", f"{path.name} is written at the end of the study", kind="no-verdict")
+        raise ServiceError(409, "Not there yet", f"{path.name} is written at the end of the study", kind="no-verdict")
     return FileResponse(path, media_type=media_type)

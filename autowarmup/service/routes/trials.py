@@ -20,18 +20,18 @@ from autowarmup.service.messages import (
     LearningRates,
     RecordedTrace,
     Report,
-    SuggestRequest,
     Suggestion,
+    SuggestRequest,
     Trials,
     TrialSummary,
 )
 from autowarmup.service.names import Lease
-from autowarmup.service.problems import ServiceProblem, UnknownTrialError
+from autowarmup.service.problems import NotReadyError, ServiceError, UnknownTrialError
 from autowarmup.service.routes.common import AllStudies, PageSize, PageToken, StudyName, TrialNumber, paged, position
 from autowarmup.service.studies import Studies
 from autowarmup.service.summary import trial_summary, validation_of
-from autowarmup.service.workers import Bell
-from autowarmup.study.store import StoredTrial, StudyStore
+from autowarmup.service.workers import Bell, WorkersEngine
+from autowarmup.study.store import StoredTrial, StudyStore, is_begun
 from autowarmup.training.trace import Trace
 
 router = APIRouter(prefix="/v1/studies/{study}", tags=["trials"])
@@ -44,13 +44,14 @@ T = TypeVar("T")
 
 @router.post("/trials:suggest")
 async def suggest(study: StudyName, body: SuggestRequest, studies: AllStudies) -> Suggestion:
-    """Leases trials to a worker: first those that it has and hasn't finished. Waits up to ``wait_s`` seconds for some."""
+    """Leases trials to a worker: first those that it has not finished. Waits up to ``wait_s`` seconds for some."""
     hosted = studies.study(study)
 
     def leased() -> Suggestion | None:
         if hosted.state != "running":
             return Suggestion(trials=(), state=hosted.state)
-        found = studies.engine(study).suggest(body.client_id, body.count)
+        engine = studies.engine(study)
+        found = engine.suggest(body.client_id, body.count) if engine.ready else []
         return Suggestion(trials=tuple(found), state="running") if found else None
 
     return await _when(hosted.bell, leased, body.wait_s) or Suggestion(trials=(), state=hosted.state)
@@ -58,8 +59,8 @@ async def suggest(study: StudyName, body: SuggestRequest, studies: AllStudies) -
 
 @router.post("/trials/{number}/reports")
 async def report(study: StudyName, number: TrialNumber, body: Report, studies: AllStudies) -> Instruction:
-    """Takes the steps since the last report, and says what to do next. Without steps it says that the worker is alive."""
-    engine = studies.engine(study)
+    """Takes the steps since the last report, and says what to do next. Without steps it is a sign of life."""
+    engine = await _ready(studies, study)
     instruction = engine.report(number, body)
     if instruction is not None:
         return instruction
@@ -68,18 +69,16 @@ async def report(study: StudyName, number: TrialNumber, body: Report, studies: A
 
 
 @router.post("/trials/{number}:complete", status_code=204)
-def complete(study: StudyName, number: TrialNumber, body: Completion, studies: AllStudies) -> None:
+async def complete(study: StudyName, number: TrialNumber, body: Completion, studies: AllStudies) -> None:
     """Says that a trial has failed, or gives it back for another worker."""
-    studies.engine(study).complete(number, body)
+    (await _ready(studies, study)).complete(number, body)
 
 
 @router.get("/trials")
-def listed(
-    study: StudyName, studies: AllStudies, page_size: PageSize = 100, page_token: PageToken = None
-) -> Trials:
+def listed(study: StudyName, studies: AllStudies, page_size: PageSize = 100, page_token: PageToken = None) -> Trials:
     """The study's trials, in order of their numbers."""
     start, folder = position(page_token), studies.folder(study)
-    if not (folder / "study.db").exists():
+    if not is_begun(folder):
         return Trials(trials=())
     with closing(StudyStore(folder)) as store:
         numbers, following = paged(store.numbers(), page_size, start)
@@ -137,7 +136,7 @@ async def put_checkpoint(
     request: Request,
     studies: AllStudies,
 ) -> None:
-    """Takes the checkpoint of a paused trial, so that another worker may go on with it. The service doesn't look into it."""
+    """Takes the checkpoint of a paused trial, so that another worker may go on with it. The service doesn't read it."""
     engine, folder = studies.engine(study), studies.folder(study) / "checkpoints"
     if not engine.checkpoint_wanted(number, lease, steps):
         return
@@ -146,11 +145,11 @@ async def put_checkpoint(
         async for part in request.stream():
             size += len(part)
             if size > most:
-                raise ServiceProblem(413, "Too large", f"a checkpoint may have {most:,} bytes")
+                raise ServiceError(413, "Too large", f"a checkpoint may have {most:,} bytes")
             digest.update(part)
             await asyncio.to_thread(file.write, part)
         if digest.hexdigest() != checksum:
-            raise ServiceProblem(422, "Can't be used", "the checkpoint is not what its checksum says: send it again")
+            raise ServiceError(422, "Can't be used", "the checkpoint is not what its checksum says: send it again")
 
 
 @router.get("/trials/{number}/checkpoint", response_class=StreamingResponse)
@@ -162,7 +161,7 @@ def checkpoint(
     file = opened.__enter__()
     if file is None:
         opened.__exit__(None, None, None)
-        raise ServiceProblem(404, "No such checkpoint", f"there is no checkpoint of trial {number} at step {steps}")
+        raise ServiceError(404, "No such checkpoint", f"there is no checkpoint of trial {number} at step {steps}")
 
     async def parts() -> AsyncIterator[bytes]:
         left = size
@@ -174,9 +173,17 @@ def checkpoint(
             opened.__exit__(None, None, None)
 
     size = Checkpoints.size(file)
-    return StreamingResponse(
-        parts(), media_type="application/octet-stream", headers={"Content-Length": str(size)}
-    )
+    return StreamingResponse(parts(), media_type="application/octet-stream", headers={"Content-Length": str(size)})
+
+
+async def _ready(studies: Studies, study: str) -> WorkersEngine:
+    """The study's engine, once it knows its trials: after a restart that takes a moment."""
+    engine = studies.engine(study)
+    if not engine.ready:
+        await _when(engine.bell, lambda: engine.ready or studies.study(study).state != "running" or None, DECISION_S)
+    if not engine.ready:
+        raise NotReadyError(study)
+    return engine
 
 
 async def _when(bell: Bell, found: Callable[[], T | None], seconds: float) -> T | None:
@@ -196,7 +203,7 @@ async def _when(bell: Bell, found: Callable[[], T | None], seconds: float) -> T 
 
 def _stored(studies: Studies, study: str, number: int) -> StoredTrial:
     folder = studies.folder(study)
-    if not (folder / "study.db").exists():
+    if not is_begun(folder):
         raise UnknownTrialError(number)
     with closing(StudyStore(folder)) as store:
         if number not in store.numbers():
@@ -211,6 +218,6 @@ def _live(studies: Studies, study: str, number: int) -> list[Trace]:
 def _summaries(studies: Studies, study: str, trials: list[StoredTrial]) -> list[TrialSummary]:
     live, engine = studies.live(study), studies.study(study).engine
     return [
-        trial_summary(trial, live.get(trial.spec.number), engine and engine.worker_of(trial.spec.number))
+        trial_summary(trial, live.get(trial.spec.number), engine.worker_of(trial.spec.number) if engine else None)
         for trial in trials
     ]
