@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from autowarmup.errors import StudyError
 from autowarmup.search.config import TuneConfig
+from autowarmup.service.bell import Bell
 from autowarmup.service.messages import StudyRequest, StudyState
-from autowarmup.service.workers import Bell, WorkersEngine
+from autowarmup.service.workers import WorkersEngine
 from autowarmup.study.folder import make_folder, write_file
 from autowarmup.values import Frozen, explain
 
@@ -97,6 +98,11 @@ class HostedStudy(ABC):
         if self.kept.cancelled:
             return "cancelled"
         return "failed" if self.failure else "running"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is done for it now."""
+        return self._thread is None or not self._thread.is_alive()
 
     def start(self) -> None:
         """Begins, or goes on where it stopped."""

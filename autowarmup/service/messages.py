@@ -1,15 +1,11 @@
-"""What clients and the service send each other: the bodies of requests and of answers, as JSON.
-
-Losses may be NaN or infinite. JSON has no such numbers, so they are written as ``"NaN"``, ``"Infinity"`` and
-``"-Infinity"``; ``null``, which JavaScript makes of them, counts as NaN.
-"""
+"""What clients and the service send each other: the bodies of requests and of answers, as JSON."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from autowarmup.arguments import current_schedule
 from autowarmup.errors import InputError
@@ -22,6 +18,7 @@ from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import MAX_STEPS, Cohort, ConfirmSeeds, Margin, Seed, TuneConfig
 from autowarmup.search.trials import TrialSpec
 from autowarmup.search.verdict import Verdict
+from autowarmup.service.measured import Measured
 from autowarmup.service.names import NAME, ClientId, Lease, StudyId, TaskName
 from autowarmup.training.objective import LOSS, Objective
 from autowarmup.training.trace import Outcome
@@ -29,43 +26,6 @@ from autowarmup.values import Frozen, Number, Whole
 
 MOST_STEPS = 10_000
 """Optimizer steps of one report, or of one page of learning rates."""
-
-WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf, None: math.nan}
-
-
-def _read(value: Any) -> Any:
-    """A number from JSON."""
-    if isinstance(value, float):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if value is None or isinstance(value, str):
-        try:
-            return WORDS[value]
-        except KeyError:
-            pass
-    raise ValueError('must be a number, "NaN", "Infinity", "-Infinity" or null')
-
-
-def written(value: float) -> float | str:
-    """A number for JSON.
-
-    >>> written(0.5), written(float("inf"))
-    (0.5, 'Infinity')
-    """
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-Measured = Annotated[
-    float,
-    Field(allow_inf_nan=True),
-    BeforeValidator(_read),
-    PlainSerializer(written, when_used="json"),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity", None]}]}),
-]
-"""A number that was measured: it may be NaN or infinite."""
 
 
 class StudyRequest(Frozen):

@@ -11,6 +11,7 @@ from pathlib import Path
 from autowarmup.errors import StudyError
 from autowarmup.service.hosted import FILE, HostedStudy, Kept
 from autowarmup.service.messages import StudyDetails, StudyRequest, StudySummary
+from autowarmup.service.mlflow import MlflowDelivery
 from autowarmup.service.names import is_name
 from autowarmup.service.problems import NotRunningError, ServiceError, UnknownStudyError
 from autowarmup.service.settings import ServiceSettings
@@ -50,11 +51,16 @@ class Studies:
         for study in self._studies.values():
             if study.state == "running":
                 study.start()
+        delivery = self._delivery()
+        if delivery is not None:
+            delivery.start()
         try:
             yield
         finally:
             for study in self._studies.values():
                 study.stop()
+            if delivery is not None:
+                delivery.stop()
 
     def put(self, name: str, request: StudyRequest) -> bool:
         """Begins a study. Returns whether it is new: the same request again changes nothing.
@@ -172,6 +178,16 @@ class Studies:
         with self._lock:
             study.delete()
             self._studies.pop(name, None)
+
+    def _delivery(self) -> MlflowDelivery | None:
+        """What brings the studies of workers to MLflow; those of task files do that themselves."""
+        wanted = self.settings.mlflow
+        if wanted is False:
+            return None
+        return MlflowDelivery(
+            lambda: [study for study in [*self._studies.values()] if isinstance(study, WorkersStudy)],
+            wanted if isinstance(wanted, str) else None,
+        )
 
     def _hosted(self, folder: Path, kept: Kept) -> HostedStudy:
         if kept.request.run is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from autowarmup.search.trials import COMPARED
 from autowarmup.service.hosted import HostedStudy
 from autowarmup.service.messages import Best, StudySummary, TrialSummary, Validation
+from autowarmup.study.folder import STORE
 from autowarmup.study.standing import last_line
 from autowarmup.study.store import StoredTrial, StudyStore, is_begun
 from autowarmup.training.trace import Evaluation, Trace
@@ -91,7 +92,7 @@ class Summaries:
         )
 
     def _stored(self, folder: Path) -> Stored:
-        state = tuple(_state(folder / name) for name in ("study.db", "study.db-wal"))
+        state = store_state(folder)
         known = self._read.get(folder.name)
         if known is None or known[0] != state:
             known = self._read[folder.name] = (state, Stored.read(folder))
@@ -146,6 +147,12 @@ def _time_left(stored: Stored, slots: int) -> float | None:
     if not stored.steps or stored.budget is None:
         return None
     return stored.seconds / stored.steps * max(0, stored.budget - stored.steps) / slots
+
+
+def store_state(folder: Path) -> tuple[object, ...] | None:
+    """Changes whenever a study's store does; None where there is none yet."""
+    parts = [_state(folder / name) for name in (STORE, f"{STORE}-wal")]
+    return tuple(parts) if parts[0] else None
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -3,96 +3,30 @@
 The study's thread starts segments and waits for their results, as with every engine. The server's thread leases them to
 workers, takes their reports and tells them what to do next. Both look at the same trials under one lock, and a
 :class:`Bell` rings when something has changed.
-
-A trial is in one of four states: it is *wanted* (the search has started a segment, no worker has it), *leased* (a
-worker trains it), *ended* (its segment has ended, the search hasn't decided yet), or *paused* (the search may go on
-with it later).
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
-
-import numpy as np
 
 from autowarmup.engines.base import MonitorSettings, Observe, Segment
 from autowarmup.engines.checkpoints import Checkpoints
 from autowarmup.instability.instability import Instability
 from autowarmup.reported import ReportedTrial
 from autowarmup.search.config import TuneConfig
-from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.search.trials import SegmentResult
+from autowarmup.service.bell import Bell
 from autowarmup.service.journal import Granted, Journal, Reported
-from autowarmup.service.messages import Completion, Instruction, LeasedTrial, Report, Validation
+from autowarmup.service.messages import Completion, Instruction, LeasedTrial, Report
+from autowarmup.service.open_trial import OpenTrial, block_of
 from autowarmup.service.problems import LeaseLapsedError, ServiceError, UnknownTrialError
-from autowarmup.training.trace import Evaluation, Trace
-
-State = Literal["wanted", "leased", "ended", "paused"]
-
-
-class Bell:
-    """Rings for coroutines that wait for a change in another thread."""
-
-    def __init__(self) -> None:
-        self._listening: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-        self._lock = threading.Lock()
-
-    def ring(self) -> None:
-        """Wakes all that listen."""
-        with self._lock:
-            listening = [*self._listening]
-        for loop, event in listening:
-            loop.call_soon_threadsafe(event.set)
-
-    @contextmanager
-    def listening(self) -> Iterator[asyncio.Event]:
-        """An event that is set whenever it rings. Clear it before you look."""
-        entry = (asyncio.get_running_loop(), asyncio.Event())
-        with self._lock:
-            self._listening.add(entry)
-        try:
-            yield entry[1]
-        finally:
-            with self._lock:
-                self._listening.discard(entry)
-
-
-@dataclass
-class OpenTrial:
-    """A trial that may go on.
-
-    Attributes:
-        reported: what was reported of it.
-        start, until: the segment that it is in.
-        state: see above.
-        worker, lease, seq: who has it, under which lease, and the number of the last report. They stay after the
-            lease has ended, for a report that is sent again.
-        heard_at: when its worker was heard of, on the engine's clock.
-        began_at: when the segment was first leased, in seconds since the Unix epoch; None before that.
-        over: why the trial can't go on; None where it can.
-    """
-
-    reported: ReportedTrial
-    start: int
-    until: int
-    state: State = "wanted"
-    worker: str | None = None
-    lease: str | None = None
-    seq: int = 0
-    heard_at: float = 0.0
-    began_at: float | None = None
-    over: str | None = None
-
-    @property
-    def spec(self) -> TrialSpec:
-        return self.reported.spec
+from autowarmup.training.trace import Trace
 
 
 class WorkersEngine:
@@ -445,21 +379,3 @@ class WorkersEngine:
             return None
         action: Literal["go_on", "pause"] = "go_on" if trial.state == "leased" else "pause"
         return Instruction(action=action, until=trial.until, steps=trial.reported.step)
-
-
-def block_of(spec: TrialSpec, report: Report, known: int) -> Trace:
-    """A report's steps from step ``known`` on, with the validations after it."""
-    start = report.steps - len(report.losses)
-    new = slice(known - start, None)
-    steps = range(known, report.steps)
-    lr = [spec.schedule.lr_at(step) for step in steps] if report.lrs is None else report.lrs[new]
-    norms = (float("nan"),) * len(steps) if report.grad_norms is None else report.grad_norms[new]
-    if not steps:
-        return Trace.empty(known)
-    evaluations = tuple(evaluation_of(one) for one in report.validations if one.step > known)
-    return Trace(np.array(lr), np.array(report.losses[new]), np.array(norms), evaluations, known)
-
-
-def evaluation_of(validation: Validation) -> Evaluation:
-    """A validation as traces have it."""
-    return Evaluation(validation.step, validation.val_loss, validation.val_loss_ema, dict(validation.metrics))

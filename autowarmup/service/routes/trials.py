@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from autowarmup.engines.checkpoints import Checkpoints
 from autowarmup.search.config import MAX_STEPS
+from autowarmup.service.bell import Bell
 from autowarmup.service.messages import (
     MOST_STEPS,
     Completion,
@@ -30,7 +31,7 @@ from autowarmup.service.problems import NotReadyError, ServiceError, UnknownTria
 from autowarmup.service.routes.common import AllStudies, PageSize, PageToken, StudyName, TrialNumber, paged, position
 from autowarmup.service.studies import Studies
 from autowarmup.service.summary import trial_summary, validation_of
-from autowarmup.service.workers import Bell, WorkersEngine
+from autowarmup.service.workers import WorkersEngine
 from autowarmup.study.store import StoredTrial, StudyStore, is_begun
 from autowarmup.training.trace import Trace
 

@@ -1,0 +1,35 @@
+"""A bell: how the coroutines of a server wait for what threads do."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Bell:
+    """Rings for coroutines that wait for a change in another thread."""
+
+    def __init__(self) -> None:
+        self._listening: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._lock = threading.Lock()
+
+    def ring(self) -> None:
+        """Wakes all that listen."""
+        with self._lock:
+            listening = [*self._listening]
+        for loop, event in listening:
+            loop.call_soon_threadsafe(event.set)
+
+    @contextmanager
+    def listening(self) -> Iterator[asyncio.Event]:
+        """An event that is set whenever it rings. Clear it before you look."""
+        entry = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._listening.add(entry)
+        try:
+            yield entry[1]
+        finally:
+            with self._lock:
+                self._listening.discard(entry)

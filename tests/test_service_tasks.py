@@ -1,0 +1,116 @@
+"""Studies of the operator's task files, MLflow, and the committed OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from autowarmup.service.app import make_app
+from autowarmup.service.settings import ServiceSettings
+from tests.service import Worker, service, started
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
+
+of_mlflow = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+"""What MLflow deprecates and leaves open is its own."""
+
+TASK = """
+import torch
+from torch import nn
+
+def task():
+    x = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+    y = x @ torch.arange(8.0)[:, None]
+    return {"model_fn": lambda: nn.Linear(8, 1), "data": ((x[:192], y[:192]), (x[192:], y[192:])), "total_steps": 40}
+"""
+
+
+def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.2)
+    return found
+
+
+def tasks(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "linear.py").write_text(TASK)
+    (folder / "broken.py").write_text(TASK.replace("nn.Linear(8, 1)", "nn.Linear(9, 1)"))
+    return folder
+
+
+def test_the_service_trains_the_operators_tasks(tmp_path: Path) -> None:
+    options = ["--no-mlflow", "--tasks", str(tasks(tmp_path / "tasks"))]
+    with service(tmp_path / "studies", *options) as running, httpx.Client(base_url=running.url, timeout=30) as client:
+        unknown = client.put("/v1/studies/none", json={"run": "nonesuch"})
+        assert unknown.status_code == 422
+        assert "linear" in unknown.json()["detail"]
+        assert client.put("/v1/studies/path", json={"run": "../tasks/linear"}).status_code == 422
+        assert client.put("/v1/studies/mine", json={"run": "linear", "total_steps": 50, "seed": 3}).status_code == 201
+        refused = client.post("/v1/studies/mine/trials:suggest", json={"client_id": "me"})
+        assert refused.json()["type"] == "urn:autowarmup:no-workers"
+        summary = until(lambda: (s := client.get("/v1/studies/mine").json())["state"] == "finished" and s)
+        assert summary["total_steps"] == 50
+        assert summary["verdict"] == "tuned"
+        assert client.put("/v1/studies/bad", json={"run": "broken"}).status_code == 201
+        failed = until(lambda: (s := client.get("/v1/studies/bad").json())["state"] == "failed" and s)
+        assert "mat1 and mat2 shapes cannot be multiplied" in failed["failure"]
+
+
+def test_a_task_study_of_a_killed_service_goes_on_and_leaves_no_process(tmp_path: Path) -> None:
+    slow = TASK.replace("lambda: nn.Linear(8, 1)", "slow").replace(
+        "def task", "class Slow(nn.Linear):\n    def forward(self, x):\n        import time\n        time.sleep(0.01)\n"
+        "        return super().forward(x)\n\ndef slow():\n    return Slow(8, 1)\n\ndef task"
+    )  # fmt: skip
+    folder = tasks(tmp_path / "tasks")
+    (folder / "slow.py").write_text(slow)
+    options = ["--no-mlflow", "--tasks", str(folder)]
+    running = started(tmp_path / "studies", *options)
+    assert httpx.put(f"{running.url}/v1/studies/mine", json={"run": "slow"}, timeout=30).status_code == 201
+    until(lambda: httpx.get(f"{running.url}/v1/studies/mine").json()["steps"] > 0)
+    running.kill()
+    until(lambda: not processes_with(str(tmp_path / "studies" / "mine")))
+    with service(tmp_path / "studies", *options) as again:
+        until(lambda: httpx.get(f"{again.url}/v1/studies/mine").json()["state"] == "finished")
+
+
+def processes_with(text: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in line:
+            found.append(line)
+    return found
+
+
+@of_mlflow
+def test_mlflow_has_every_trial_of_a_workers_study(tmp_path: Path) -> None:
+    with service(tmp_path / "studies") as running, httpx.Client(base_url=running.url, timeout=30) as client:
+        client.put("/v1/studies/told", json={"total_steps": 60, "current_peak": 0.001})
+        Worker(client, "told", "one").work()
+        until(lambda: json.loads((tmp_path / "studies/told/request.json").read_text()).get("delivered"))
+        trials = len(client.get("/v1/studies/told/trials").json()["trials"])
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'studies/told/mlflow.db'}")
+    client_ = mlflow.MlflowClient()
+    runs = [
+        run for experiment in client_.search_experiments() for run in client_.search_runs([experiment.experiment_id])
+    ]
+    assert len(runs) == trials + 1  # and the study's own
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED", "FAILED"}
+
+
+def test_the_committed_openapi_document_is_that_of_the_service(tmp_path: Path) -> None:
+    document = make_app(ServiceSettings(folder=tmp_path / "studies")).openapi()
+    assert json.loads(DOCUMENT.read_text()) == json.loads(json.dumps(document)), "run `python -m docs.openapi`"
