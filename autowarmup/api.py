@@ -189,6 +189,25 @@ def autotune(
     return result
 
 
+def task_of(
+    model_fn: Callable[[], nn.Module] | None = None,
+    data: Any = None,
+    *,
+    train_fn: Callable[[LoopRun], Any] | None = None,
+    loss: Loss | None = None,
+    optimizer: OptimizerFactory | None = None,
+    metrics: dict[str, Loss] | None = None,
+    **settings: Any,
+) -> Task:
+    """What :func:`autotune` trains when it is called with the same arguments.
+
+    Raises:
+        InputError: something that was passed can't be used.
+    """
+    own = {"space": loaded_space(settings.get("space", "default")), "study": None}
+    return _task(Arguments(**settings | own), model_fn, data, train_fn, loss, optimizer, metrics)
+
+
 def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, optimizer: Any, metrics: Any) -> Task:
     if (model_fn is None) == (train_fn is None):
         raise InputError("pass either model_fn and data, or train_fn")
