@@ -14,7 +14,7 @@ from typing import IO, Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from autowarmup.engines.checkpoints import CHUNK, Checkpoints
-from autowarmup.errors import InputError, ServiceError
+from autowarmup.errors import InputError, RemoteServiceError
 from autowarmup.search.trials import TrialSpec
 from autowarmup.service.messages import (
     MOST_STEPS,
@@ -57,7 +57,7 @@ PREFIX = "urn:autowarmup:"
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class RefusedError(ServiceError):
+class RefusedError(RemoteServiceError):
     """The service has refused a request.
 
     Attributes:
@@ -81,7 +81,7 @@ class ServiceClient:
     Raises:
         InputError: the address or the file can't be used.
 
-    Every method raises :class:`autowarmup.errors.ServiceError`: the service can't be reached; and
+    Every method raises :class:`autowarmup.errors.RemoteServiceError`: the service can't be reached; and
     :class:`RefusedError`, its subclass: it refuses.
 
     Example:
@@ -193,7 +193,7 @@ class ServiceClient:
         try:
             return kind.model_validate_json(answer.content)
         except ValidationError as error:
-            raise ServiceError(
+            raise RemoteServiceError(
                 f"{self.url} gives an answer that this version of autowarmup can't read ({method} {path}): is it the "
                 f"address of `autowarmup serve`, and of the same version?"
             ) from error
@@ -220,10 +220,10 @@ class ServiceClient:
                 except httpx.TransportError as error:
                     reason, after = str(error) or type(error).__name__, 0.0
                     if "CERTIFICATE_VERIFY_FAILED" in reason:
-                        raise ServiceError(f"{self.url} is not trusted: {reason}") from error
+                        raise RemoteServiceError(f"{self.url} is not trusted: {reason}") from error
             pause = max(after, delay * random.uniform(0.5, 1.0))
             if time.monotonic() + pause >= end:
-                raise ServiceError(f"{self.url} doesn't answer: {printable(reason, longest=200)}")
+                raise RemoteServiceError(f"{self.url} doesn't answer: {printable(reason, longest=200)}")
             if not told:
                 LOG.warning(
                     "autowarmup: %s doesn't answer (%s): it is tried again for %d minutes",
@@ -238,7 +238,7 @@ class ServiceClient:
         try:
             yield
         except httpx.HTTPError as error:
-            raise ServiceError(f"{self.url} can't be used: {error}") from error
+            raise RemoteServiceError(f"{self.url} can't be used: {error}") from error
 
     def _checked(self, answer: httpx.Response) -> httpx.Response:
         if answer.is_success:

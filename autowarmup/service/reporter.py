@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from autowarmup.errors import ServiceError
+from autowarmup.errors import RemoteServiceError
 from autowarmup.search.trials import SegmentResult
 from autowarmup.service.client import RefusedError, ServiceClient
 from autowarmup.service.messages import MOST_STEPS, Completion, Instruction, LeasedTrial, Report
@@ -24,7 +24,7 @@ MOST_REASON = 20_000
 """Characters of a traceback that the service takes."""
 
 
-class DroppedError(ServiceError):
+class DroppedError(RemoteServiceError):
     """The service doesn't want this training of the trial any more."""
 
 
@@ -130,7 +130,7 @@ class Reporter:
                 try:
                     self._client.report(self._study, self._number, report, once=True)
                     self._sent_at = time.monotonic()
-                except ServiceError:
+                except RemoteServiceError:
                     pass
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from autowarmup.engines.base import MonitorSettings, Segment
 from autowarmup.engines.checkpoints import Checkpoints
 from autowarmup.engines.local import LocalEngine
-from autowarmup.errors import InputError, ServiceError, StudyMismatchError
+from autowarmup.errors import InputError, RemoteServiceError, StudyMismatchError
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import TrialSpec
 from autowarmup.service.client import RefusedError, ServiceClient
@@ -26,7 +26,7 @@ from autowarmup.training.trace import Trace
 
 LOG = logging.getLogger("autowarmup")
 
-WAIT_S = 30.0
+WAIT_S = 10.0
 """Seconds that a request for trials waits for one."""
 
 
@@ -58,7 +58,7 @@ class Worker:
         self._client, self._study, self._name, self._progress = client, study, name, progress
         self._checkpoints = Checkpoints(folder)
         self._engine = LocalEngine(task, folder, MonitorSettings.of(config))
-        self._paused: dict[int, int] = {}  # by trial: the step where it can go on
+        self._paused: dict[int, int] = {}  # by trial that was trained here: the step where it can go on, 0 for none
 
     def work(self) -> StudyState:
         """Trains trials until the study has none any more.
@@ -67,7 +67,7 @@ class Worker:
             How the study stands then.
 
         Raises:
-            ServiceError: the service can't be reached, or refuses.
+            RemoteServiceError: the service can't be reached, or refuses.
             StudyError: a checkpoint can't be written.
         """
         while True:
@@ -92,7 +92,7 @@ class Worker:
         except DroppedError:
             self._release(leased.spec.number)
         except BaseException:
-            with suppress(ServiceError):
+            with suppress(RemoteServiceError):
                 reporter.give_back()
             raise
         else:
@@ -109,8 +109,8 @@ class Worker:
             instruction = reporter.end(result)
             self._progress.segment_ended(result)
             if instruction.action == "stop":
-                self._release(spec.number)
-                self._tell_of_end(spec.number)
+                self._engine.release(spec.number)
+                self._paused[spec.number] = 0
                 return None
             self._paused[spec.number] = until
             if instruction.action == "pause":
@@ -149,17 +149,12 @@ class Worker:
                     LOG.warning("autowarmup: trial %d: other workers must train it from its start: %s", number, error)
 
     def _release_ended(self) -> None:
-        """Deletes what is kept of paused trials that the search has given up."""
+        """Tells of the trials that have ended since, and deletes what is kept of them."""
         for number in [*self._paused]:
-            if self._tell_of_end(number):
+            outcome = self._client.trial(self._study, number).outcome
+            if outcome is not None:
+                self._progress.finished(number, outcome)
                 self._release(number)
-
-    def _tell_of_end(self, number: int) -> bool:
-        """Whether a trial has ended; if so, the progress is told."""
-        outcome = self._client.trial(self._study, number).outcome
-        if outcome is not None:
-            self._progress.finished(number, outcome)
-        return outcome is not None
 
     def _release(self, number: int) -> None:
         self._paused.pop(number, None)

@@ -1,0 +1,156 @@
+"""A service in a process of its own, and workers that train nothing: their losses follow from a formula."""
+
+from __future__ import annotations
+
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+from autowarmup.schedule.schedule import Schedule
+
+STARTED_S = 60
+
+
+class RunningService(NamedTuple):
+    """A service that runs.
+
+    Args:
+        url: where it is.
+        process: its process.
+    """
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def started(folder: Path, *options: str, port: int = 0) -> RunningService:
+    """Starts ``autowarmup serve`` and waits until it listens."""
+    command = [sys.executable, "-m", "autowarmup", "serve", str(folder), "--port", str(port), *options]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    if "service on" not in line:
+        process.kill()
+        raise AssertionError(line + process.communicate()[1])
+    url = line.split("service on ")[1].split(",")[0]
+    end = time.monotonic() + STARTED_S
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}/healthz", verify=False).status_code == 200:
+                return RunningService(url, process)
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError("the service didn't answer")
+
+
+@contextmanager
+def service(folder: Path, *options: str, port: int = 0) -> Iterator[RunningService]:
+    """The same, until the end of the block."""
+    running = started(folder, *options, port=port)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.send_signal(signal.SIGTERM)
+            running.process.communicate(timeout=30)
+
+
+def loss_of(schedule: Schedule | dict[str, Any], seed: int, step: int) -> float:
+    """A loss after ``step`` steps: the best peak is 0.02, and above 0.2 runs without a long warm-up diverge."""
+    plan = schedule if isinstance(schedule, Schedule) else Schedule.model_validate(schedule)
+    off = math.log10(plan.peak / 0.02)
+    share = plan.duration / plan.horizon
+    noise = 0.02 * random.Random(f"{seed}-{step}").random()
+    if plan.peak > 0.2 and share < 0.2 and step > plan.horizon // 5:
+        return 5.0 + 0.05 * step
+    return 2.1 * math.exp(-step / (0.25 * plan.horizon)) + 0.2 + 0.3 * off**2 + 0.1 * (share - 0.15) ** 2 + noise
+
+
+def report_of(trial: dict[str, Any], seq: int, start: int, end: int) -> dict[str, Any]:
+    """The report of steps ``start`` to ``end`` of a leased trial."""
+    spec = trial["spec"]
+    plan, seed = Schedule.model_validate(spec["schedule"]), spec["seed"]
+    every = [step for step in range(start + 1, end + 1) if step % trial["eval_every"] == 0 or step == plan.horizon]
+    return {
+        "lease": trial["lease"],
+        "seq": seq,
+        "steps": end,
+        "losses": [loss_of(plan, seed, step) for step in range(start, end)],
+        "grad_norms": [1.0] * (end - start),
+        "validation": [{"step": step, "val_loss": loss_of(plan, seed, step)} for step in every],
+    }
+
+
+class Worker:
+    """A worker that asks for one trial after the other.
+
+    Args:
+        client: sends its requests.
+        study: the study's name.
+        name: its own.
+        pace: steps of a report.
+        before_report: called before each report with the trial and the step that it begins at; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        study: str,
+        name: str,
+        *,
+        pace: int = 10,
+        before_report: Callable[[dict[str, Any], int], None] = lambda trial, step: None,
+    ) -> None:
+        self.client, self.study, self.name, self.pace = client, study, name, pace
+        self.before_report = before_report
+
+    def work(self) -> str:
+        """Trains trials until there are none any more. Returns the study's state then."""
+        while True:
+            answer = self.post("trials:suggest", {"client_id": self.name, "wait_s": 10})
+            for trial in answer["trials"]:
+                self.train(trial)
+            if answer["state"] != "running":
+                return str(answer["state"])
+
+    def train(self, trial: dict[str, Any]) -> None:
+        """Trains a leased trial until it is paused or over."""
+        seq, step, until = trial["seq"], trial["steps"], trial["until"]
+        while True:
+            self.before_report(trial, step)
+            seq, end = seq + 1, min(until, step + self.pace)
+            sent = self.client.post(
+                f"/v1/studies/{self.study}/trials/{trial['spec']['number']}/reports",
+                json=report_of(trial, seq, step, end),
+                timeout=60,
+            )
+            if sent.status_code == 409 and sent.json()["type"].endswith(("lease-lapsed", "not-running")):
+                return
+            sent.raise_for_status()
+            answer = sent.json()
+            step, until = end, answer["until"]
+            if answer["action"] != "go_on":
+                return
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request about the study."""
+        answer = self.client.post(f"/v1/studies/{self.study}/{path}", json=body, timeout=60)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
