@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autowarmup import autotune
+from autowarmup.api import task_of
 from autowarmup.engines.base import Observe, Segment
 from autowarmup.engines.local import LocalEngine, MonitorSettings
-from autowarmup.errors import InputError, StudyMismatchError
-from autowarmup.api import task_of
+from autowarmup.errors import InputError
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.service.client import RefusedError, ServiceClient, token_from
@@ -31,7 +30,7 @@ from autowarmup.training.trace import Trace
 from tests import worker_tasks
 from tests.mlflow_server import free_port
 from tests.namespaces import hosts, needs_namespaces
-from tests.service import RunningService, service, started
+from tests.service import service, started
 from tests.test_study import ROOT, findings
 
 TASKS = ROOT / "tests" / "worker_tasks.py"
@@ -40,7 +39,8 @@ TASKS = ROOT / "tests" / "worker_tasks.py"
 def config_of_local(folder: Path, task: str, **changes: Any) -> TuneConfig:
     """The configuration that ``autotune`` makes of a task, from a study of it that runs on the local engine."""
     autotune(**getattr(worker_tasks, task)() | changes, study=folder, progress=False)
-    return TuneConfig.model_validate(StudyStore(folder).meta("config"))
+    with closing(StudyStore(folder)) as store:
+        return TuneConfig.model_validate(store.meta("config"))
 
 
 def request_of(config: TuneConfig, **settings: Any) -> StudyRequest:
@@ -54,9 +54,7 @@ def command(service: str, study: str, task: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "autowarmup", "work", target, "--url", service, "--study", study, *options]
 
 
-def worker(
-    service: str, study: str, task: str, *options: str, where: Sequence[str] = ()
-) -> subprocess.Popen[str]:
+def worker(service: str, study: str, task: str, *options: str, where: Sequence[str] = ()) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*where, *command(service, study, task, *options)], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
@@ -148,7 +146,10 @@ def test_another_worker_goes_on_from_the_checkpoint(running: tuple[ServiceClient
             super().observe(spec, block)
 
     first, second = Stops(), Recorded()
-    with local_worker(client, "handed", "cohort", tmp_path / "a", "a", first) as found, pytest.raises(KeyboardInterrupt):
+    with (
+        local_worker(client, "handed", "cohort", tmp_path / "a", "a", first) as found,
+        pytest.raises(KeyboardInterrupt),
+    ):
         found.work()
     with local_worker(client, "handed", "cohort", tmp_path / "b", "b", second) as found:
         assert found.work() == "finished"
@@ -270,8 +271,8 @@ class InOrder(LocalEngine):
 @needs_namespaces
 @pytest.mark.parametrize("task", ["slow_cohort", "slow_free"])
 def test_three_hosts_and_one_is_lost(tmp_path: Path, task: str) -> None:
-    """Three workers, each in a network namespace, and one killed in the middle of a trial: with a cohort, what the local
-    engine finds to the bit; without, what it finds when its segments end in the same order."""
+    """Three workers, each in a network namespace, and one killed in the middle of a trial: with a cohort, what the
+    local engine finds to the bit; without, what it finds when its segments end in the same order."""
     config, folder = config_of_local(tmp_path / "local", task), tmp_path / "studies"
     names = ["alice", "bob", "carol"]
     tokens = tmp_path / "tokens"
@@ -298,22 +299,13 @@ def test_three_hosts_and_one_is_lost(tmp_path: Path, task: str) -> None:
     if config.cohort:
         assert findings(folder / "shared") == findings(tmp_path / "local")
         return
-    with StudyStoreOf(folder / "shared") as store:
+    with closing(StudyStore(folder / "shared")) as store:
         assert len(store.arrivals()) > len(store.numbers())
         task_made = task_of(**getattr(worker_tasks, task)())
         engine = InOrder(task_made, tmp_path / "checkpoints", MonitorSettings.of(config), store)
         with opened_study(tmp_path / "replayed", config, None) as replayed:
             conduct(replayed, config, engine, Silent())
     assert findings(folder / "shared") == findings(tmp_path / "replayed")
-
-
-@contextmanager
-def StudyStoreOf(folder: Path) -> Iterator[StudyStore]:
-    store = StudyStore(folder)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def killed_in_a_trial(client: ServiceClient, process: subprocess.Popen[str], name: str) -> int:

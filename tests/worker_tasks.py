@@ -13,7 +13,7 @@ from tests.tasks import digits, mlp, settings, wide
 
 
 class Slow(nn.Module):
-    """A model that takes its time: workers get to train side by side, and one can be killed in the middle of a trial."""
+    """A model that takes its time: workers train side by side, and one can be killed in the middle of a trial."""
 
     def __init__(self) -> None:
         super().__init__()

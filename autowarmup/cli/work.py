@@ -48,8 +48,8 @@ def work(
     """Train trials of a study on a service.
 
     FUNCTION, in FILE.py, is the one that the study was begun with. Start as many workers as there are machines or GPUs.
-    A worker that is stopped gives its trial back; one that is lost is found out, and another one takes its trial. It ends
-    when the study does.
+    A worker that is stopped gives its trial back; the trial of one that is lost goes to another one after a while. It
+    ends when the study does.
 
     \b
     Example:
@@ -64,7 +64,13 @@ def work(
 
 
 def _work(
-    target: str, url: str, study: str, token_file: Path | None, client_id: str | None, ca: Path | None, options: dict[str, Any]
+    target: str,
+    url: str,
+    study: str,
+    token_file: Path | None,
+    client_id: str | None,
+    ca: Path | None,
+    options: dict[str, Any],
 ) -> int:
     from autowarmup.api import task_of
     from autowarmup.cli.command import Command

@@ -25,8 +25,8 @@ from autowarmup.service.messages import (
     Report,
     StudyDetails,
     StudyRequest,
-    SuggestRequest,
     Suggestion,
+    SuggestRequest,
     Trials,
     TrialSummary,
 )
@@ -74,7 +74,7 @@ class ServiceClient:
     """A service's client. It may be used by several threads.
 
     Args:
-        url: the service's address, such as ``"https://tuner.example:8700"``, with the path under which a proxy serves it.
+        url: the service's address, such as ``"https://tuner.example:8700"``, with the path that a proxy adds.
         token: the client's token; None where the service asks for none.
         ca: certificates to trust, as a PEM file; None for those that this machine trusts.
 
@@ -265,7 +265,9 @@ def checked_url(url: str) -> str:
     except httpx.InvalidURL as error:
         raise InputError(f"service: the address can't be used: {error}") from error
     if parsed.userinfo or parsed.query or parsed.fragment or not parsed.host:
-        raise InputError("service: the address must be a host with a port and a path, no more; pass the token by itself")
+        raise InputError(
+            "service: the address must be a host with a port and a path, no more; pass the token by itself"
+        )
     return url.rstrip("/")
 
 
@@ -294,7 +296,9 @@ def token_from(path: Path) -> str:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
-        raise InputError(f"the token file {path} can't be read: {getattr(error, 'strerror', 'it is not text')}") from error
+        raise InputError(
+            f"the token file {path} can't be read: {getattr(error, 'strerror', 'it is not text')}"
+        ) from error
     words = [line.split() for line in lines if line.strip()]
     if len(words) != 1 or len(words[0]) > 2:
         raise InputError(f"the token file {path} must have one line: the token, or a name and the token")

@@ -29,8 +29,8 @@ def report_of(trace: Trace, lease: str, seq: int) -> Report:
 
 def trace_of(recorded: RecordedTrace) -> Trace:
     """A trace as the service has it."""
-    columns = (np.array(column, np.float64) for column in (recorded.lrs, recorded.losses, recorded.grad_norms))
-    return Trace(*columns, tuple(map(evaluation_of, recorded.validation)), recorded.start)
+    lr, loss, norm = (np.array(column, np.float64) for column in (recorded.lrs, recorded.losses, recorded.grad_norms))
+    return Trace(lr, loss, norm, tuple(map(evaluation_of, recorded.validation)), recorded.start)
 
 
 def evaluation_of(validation: Validation) -> Evaluation:

@@ -33,7 +33,8 @@ WAIT_S = 10.0
 class Worker:
     """Trains leased trials as the local engine trains its own, and reports what they record.
 
-    Trials that are paused are kept here, those of models also by the service, so that other workers can go on with them.
+    Trials that are paused are kept here. The service gets the checkpoints of those of models, so that other workers can
+    go on with them.
 
     Args:
         client: the service's.
