@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from autowarmup.engines.base import Engine
     from autowarmup.study.progress import Progress
     from autowarmup.study.result import TuneResult
+    from autowarmup.study.store import StudyStore
     from autowarmup.training.base import Task
     from autowarmup.training.loop import LoopRun
     from autowarmup.training.losses import Loss
@@ -71,6 +72,8 @@ def autotune(
     mlflow: str | Literal[False] | None = None,
     progress: bool | Progress | None = None,
     engine: Literal["local", "ray"] | RaySettings = "local",
+    service: str | None = None,
+    service_token: str | None = None,
 ) -> TuneResult:
     """Finds the learning-rate warm-up for a model and its data, with the evidence for it.
 
@@ -132,6 +135,10 @@ def autotune(
         engine: where trials run: ``"local"``, one after the other in this process; ``"ray"``, or a
             :class:`autowarmup.RaySettings`, many at a time on a Ray cluster. With a ``cohort`` the result is the same,
             but for several ``processes`` a trial, which round sums in another order.
+        service: the address of a service that conducts the study, such as ``"https://tuner.example:8700"``; see
+            ``autowarmup serve``. This process trains trials as one of its workers, and others may join it. The folder
+            gets a copy of what was found. MLflow is the service's matter then.
+        service_token: the token that the service knows this client by.
 
     Returns:
         The verdict (tuned, leaning, tie or nothing stable), the schedule, every trial and what it cost.
@@ -140,6 +147,7 @@ def autotune(
         InputError: something that was passed can't be used; nothing has been made then.
         StudyError: the study's folder can't be used, or holds other things.
         ClusterError: the Ray cluster can't be used, or was lost.
+        RemoteServiceError: the service can't be reached, or refuses.
         TaskFailedError: the code of the task raised, in a way that no schedule explains. Nothing finished is lost:
                 when the cause is mended, the same call goes on.
 
@@ -160,7 +168,7 @@ def autotune(
         budget=budget, seed=seed, current=current, groups=groups, current_peak=current_peak, beta2=beta2,
         steps_per_epoch=steps_per_epoch, confirm_seeds=confirm_seeds, margin=margin, cohort=cohort,
         trivial_loss=trivial_loss, objective=objective, direction=direction, detectors=detectors, study=study,
-        mlflow=mlflow, progress=progress, engine=engine,
+        mlflow=mlflow, progress=progress, engine=engine, service=service, service_token=service_token,
     )  # fmt: skip
     task = _task(given, model_fn, data, train_fn, loss, optimizer, metrics)
     config = _config(given, task)
@@ -168,25 +176,73 @@ def autotune(
     if given.engine == "local" and not (folder / "study.db").exists():
         task.check(config.current_schedule, given.seed)
 
-    from autowarmup.report import write_report
     from autowarmup.study.display import progress_for
+
+    shown = progress_for(progress) if progress is None or isinstance(progress, bool) else progress
+    with closing(shown):
+        if given.service is not None:
+            return _conducted_by_service(given, task, config, folder, shown)
+        return _conducted_here(given, task, config, folder, shown)
+
+
+def _conducted_here(given: Arguments, task: Task, config: TuneConfig, folder: Path, shown: Progress) -> TuneResult:
     from autowarmup.study.driver import conduct, opened_study
-    from autowarmup.study.progress import warning_of_failure
     from autowarmup.tracking import mirrored, remembered_uri, tracking_uri
 
     uri = None if given.mlflow is False else tracking_uri(folder, given.mlflow)
-    shown = progress_for(progress) if progress is None or isinstance(progress, bool) else progress
     with (
-        closing(shown),
         closing(_engine(given.engine, task, config, folder / "checkpoints")) as trials,
         opened_study(folder, config, remembered_uri(folder, uri)) as store,
         mirrored(store, uri, shown),
     ):
         result = conduct(store, config, trials, shown)
-        shown.doing("writing the report")
-        with warning_of_failure("the report", shown):
-            write_report(result, {trial.spec.number: trial.trace for trial in store.trials()}, folder)
+        _report(result, store, shown)
     return result
+
+
+def _conducted_by_service(
+    given: Arguments, task: Task, config: TuneConfig, folder: Path, shown: Progress
+) -> TuneResult:
+    from autowarmup.service.client import ServiceClient
+    from autowarmup.service.tuning import conduct_by
+    from autowarmup.study.driver import opened_study
+
+    assert given.service is not None
+    with (
+        ServiceClient(given.service, given.service_token) as client,
+        opened_study(folder, config, None, service=client.url) as store,
+    ):
+        result = conduct_by(client, store, config, task, shown)
+        _report(result, store, shown)
+    return result
+
+
+def _report(result: TuneResult, store: StudyStore, shown: Progress) -> None:
+    from autowarmup.report import write_report
+    from autowarmup.study.progress import warning_of_failure
+
+    shown.doing("writing the report")
+    with warning_of_failure("the report", shown):
+        write_report(result, {trial.spec.number: trial.trace for trial in store.trials()}, store.folder)
+
+
+def task_of(
+    model_fn: Callable[[], nn.Module] | None = None,
+    data: Any = None,
+    *,
+    train_fn: Callable[[LoopRun], Any] | None = None,
+    loss: Loss | None = None,
+    optimizer: OptimizerFactory | None = None,
+    metrics: dict[str, Loss] | None = None,
+    **settings: Any,
+) -> Task:
+    """What :func:`autotune` trains when it is called with the same arguments.
+
+    Raises:
+        InputError: something that was passed can't be used.
+    """
+    own = {"space": loaded_space(settings.get("space", "default")), "study": None}
+    return _task(Arguments(**settings | own), model_fn, data, train_fn, loss, optimizer, metrics)
 
 
 def _task(given: Arguments, model_fn: Any, data: Any, train_fn: Any, loss: Any, optimizer: Any, metrics: Any) -> Task:

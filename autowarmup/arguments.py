@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, InstanceOf
+from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 
 from autowarmup.engines.settings import RaySettings
 from autowarmup.errors import InputError, SpaceError
@@ -171,6 +171,19 @@ class Arguments(TrainSettings):
     mlflow: Annotated[str | Literal[False] | None, BeforeValidator(_tracking)] = None
     progress: Annotated[Any, BeforeValidator(_progress)] = None
     engine: Annotated[Literal["local", "ray"] | RaySettings, BeforeValidator(_engine)] = Field(default="local")
+    service: str | None = None
+    service_token: Any = Field(default=None, repr=False)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.service is None:
+            if self.service_token is not None:
+                raise ValueError("service_token is given without service, the address that it is for")
+        elif self.engine != "local":
+            raise ValueError("engine can't be given with service: trials run where the service's workers are")
+        elif self.mlflow:
+            raise ValueError("mlflow can't be given with service: the service tracks its studies")
+        return self
 
     @property
     def training(self) -> TrainSettings:

@@ -11,6 +11,7 @@
     ├── ClusterError                   a Ray cluster that can't be used, or was lost
     ├── TaskFailedError                the user's code failed in a way that no schedule explains
     ├── TrackingError                  the MLflow server can't be used
+    ├── RemoteServiceError             a service of studies that can't be reached, or refuses
     └── AppliedRateError               a training applied another learning rate than its schedule's
 
 Every message says what was wrong, the value received and what is allowed.
@@ -51,6 +52,10 @@ class ClusterError(AutowarmupError):
 
 class TrackingError(AutowarmupError):
     """The MLflow server or store can't be used."""
+
+
+class RemoteServiceError(AutowarmupError):
+    """A service of studies can't be reached, or refuses what it is asked for."""
 
 
 class AppliedRateError(AutowarmupError):

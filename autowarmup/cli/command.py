@@ -28,6 +28,9 @@ MODELS_ONLY = ("device", "precision", "batch_size")
 """Options that a training loop of the user's own decides itself."""
 
 
+TOKEN_FILE = "token_file"
+"""An option of the command alone: the file of the service's token. The token itself is not kept."""
+
 T = TypeVar("T")
 
 
@@ -94,6 +97,10 @@ class Command(Frozen):
         arguments = entries | self.options
         if isinstance(cluster := self.options.get("engine"), dict):
             arguments["engine"] = RaySettings(**cluster)
+        if (token_file := arguments.pop(TOKEN_FILE, None)) is not None:
+            from autowarmup.service.client import token_from
+
+            arguments["service_token"] = token_from(Path(token_file))
         own = sorted(key for key in MODELS_ONLY if key in self.options)
         if "train_fn" in entries and own:
             names = ", ".join(f"--{key.replace('_', '-')}" for key in own)

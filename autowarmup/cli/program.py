@@ -35,6 +35,7 @@ from autowarmup.cli.show import report, show
 from autowarmup.cli.tools import doctor
 from autowarmup.cli.tracking import browse, optuna, sync
 from autowarmup.cli.tune import resume, tune
+from autowarmup.cli.work import work
 from autowarmup.errors import AutowarmupError, InputError, StudyError, TrackingError
 from autowarmup.shell import printable
 
@@ -117,7 +118,7 @@ def cli(context: click.Context) -> int:
     return BAD_INPUT  # of the group alone: a command's own code takes its place
 
 
-for command in (tune, resume, show, browse, report, schedule, spaces, audit, lint, sync, optuna, serve, doctor):
+for command in (tune, resume, show, browse, report, schedule, spaces, audit, lint, sync, optuna, serve, work, doctor):
     cli.add_command(command)
 
 

@@ -130,10 +130,13 @@ def _current(file: Path | None, warmup: str | None, shape: str | None) -> dict[s
 @click.option("--processes", type=int, metavar="N", help="On Ray: processes that train a trial together.  [default: 1]")
 @click.option("--cpus", type=float, metavar="N", help="On Ray: CPU cores of each process.  [default: 1]")
 @click.option("--gpus", type=float, metavar="N", help="On Ray: GPUs of each process, or a share of one.")
+@click.option("--service", metavar="URL", help="A service that conducts the study; this process is a worker.")
+@click.option("--token-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Its token.")
 @JSON
 def tune(
     task: str, study: Path | None, mlflow: str | None, no_mlflow: bool, engine: str | None, as_json: bool,
-    current: Path | None, current_warmup: str | None, current_shape: str | None, **options: Any,
+    current: Path | None, current_warmup: str | None, current_shape: str | None, token_file: Path | None,
+    **options: Any,
 ) -> int:  # fmt: skip
     """Search for the best warm-up of a model.
 
@@ -145,7 +148,7 @@ def tune(
     Example:
       autowarmup tune train.py:task --steps 1000 --study studies/mine
     """
-    from autowarmup.cli.command import Command
+    from autowarmup.cli.command import TOKEN_FILE, Command
 
     given = {name: value for name, value in options.items() if value is not None}
     cluster = {name: given.pop(name) for name in ("address", "workers", "processes", "cpus", "gpus") if name in given}
@@ -153,6 +156,8 @@ def tune(
         raise click.UsageError(f"--{next(iter(cluster))} is about a Ray cluster: it needs --engine ray")
     if engine:
         given["engine"] = cluster or engine
+    if token_file is not None:
+        given[TOKEN_FILE] = str(token_file.absolute())
     if str(given.get("space", "")).endswith((".yaml", ".yml")):
         given["space"] = str(Path(given["space"]).absolute())
     if (today := _current(current, current_warmup, current_shape)) is not None:

@@ -28,22 +28,27 @@ from autowarmup.study.store import StudyStore
 
 
 @contextmanager
-def opened_study(folder: Path, config: TuneConfig, mlflow: str | None) -> Iterator[StudyStore]:
+def opened_study(
+    folder: Path, config: TuneConfig, mlflow: str | None, service: str | None = None
+) -> Iterator[StudyStore]:
     """The store of the study in ``folder``, to write to. The study's status says how it ended.
 
     Args:
         folder: where the study is; made if missing.
         config: what the study does.
         mlflow: where it is mirrored, without passwords; None for nowhere.
+        service: the address of the service that conducts it; None where it is conducted here.
 
     Raises:
-        StudyMismatchError: the folder holds a study of another configuration.
+        StudyMismatchError: the folder holds a study of another configuration, or one that is conducted elsewhere.
         StudyLockedError: another process is working on it.
         StudyError: the folder can't be written, or holds other things.
     """
     check_folder(folder)
     with locked(folder), closing(StudyStore(folder, write=True)) as store:
+        _check_place(store, service)
         _enter(store, config, mlflow)
+        store.set_meta("service", service)
         store.set_meta("status", "running")
         store.set_meta("failure", None)
         status = "failed"
@@ -95,7 +100,7 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
     else:
         finished_at = time.time()
     progress.concluded(result)
-    _keep(result, store, finished_at, progress)
+    keep(result, store, finished_at, progress)
     return result
 
 
@@ -106,8 +111,15 @@ def _slots_at_start(store: StudyStore, engine: Engine) -> int:
     return int(store.meta("slots"))
 
 
-def _keep(result: TuneResult, store: StudyStore, finished_at: float, progress: Progress) -> None:
-    """Writes the result to the study's folder. The verdict is known by now: what can't be written is a warning."""
+def keep(result: TuneResult, store: StudyStore, finished_at: float, progress: Progress) -> None:
+    """Writes the result to the study's folder. The verdict is known by now: what can't be written is a warning.
+
+    Args:
+        result: what the study found.
+        store: the study's store, open for writing.
+        finished_at: when, in seconds since the Unix epoch.
+        progress: gets the warnings.
+    """
     schedule, extrapolation = result.schedule, result.extrapolation
     with warning_of_failure(f"the verdict, to {store.path},", progress):
         store.set_meta("schedule", None if schedule is None else schedule.model_dump(mode="json"))
@@ -139,6 +151,16 @@ def _enter(store: StudyStore, config: TuneConfig, mlflow: str | None) -> None:
         )
     store.set_meta("config", wanted)
     store.set_meta("mlflow", mlflow)
+
+
+def _check_place(store: StudyStore, service: str | None) -> None:
+    """Checks that a study goes on where it was begun: here, or on a service."""
+    known = store.meta("service")
+    if known != service and store.meta("config") is not None:
+        there, here = (f"by the service at {one}" if one else "without a service" for one in (known, service))
+        raise StudyMismatchError(
+            f"{store.folder} holds a study that is conducted {there}, and can't go on {here}: choose another folder"
+        )
 
 
 def _without_code(config: dict[str, Any]) -> dict[str, Any]:

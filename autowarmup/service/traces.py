@@ -1,0 +1,48 @@
+"""What trials record, to and from the messages of the service."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autowarmup.service.messages import RecordedTrace, Report, Validation
+from autowarmup.training.trace import Evaluation, Trace
+
+
+def report_of(trace: Trace, lease: str, seq: int) -> Report:
+    """The report of a trace's steps, at most 10,000.
+
+    Args:
+        trace: what was recorded since the last report.
+        lease: the trial's.
+        seq: the report's number.
+    """
+    return Report(
+        lease=lease,
+        seq=seq,
+        steps=trace.end,
+        losses=tuple(trace.loss.tolist()),
+        grad_norms=tuple(trace.grad_norm.tolist()),
+        lrs=tuple(trace.lr.tolist()),
+        validation=tuple(map(validation_of, trace.evaluations)),
+    )
+
+
+def trace_of(recorded: RecordedTrace) -> Trace:
+    """A trace as the service has it."""
+    lr, loss, norm = (np.array(column, np.float64) for column in (recorded.lrs, recorded.losses, recorded.grad_norms))
+    return Trace(lr, loss, norm, tuple(map(evaluation_of, recorded.validation)), recorded.start)
+
+
+def evaluation_of(validation: Validation) -> Evaluation:
+    """A validation as traces have it."""
+    return Evaluation(validation.step, validation.val_loss, validation.val_loss_ema, dict(validation.metrics))
+
+
+def validation_of(evaluation: Evaluation) -> Validation:
+    """A validation as messages have it."""
+    return Validation(
+        step=evaluation.step,
+        val_loss=evaluation.val_loss,
+        val_loss_ema=evaluation.val_loss_ema,
+        metrics=evaluation.metrics,
+    )
