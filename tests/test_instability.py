@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from autowarmup.instability.forest import shipped
 from autowarmup.instability.instability import Instability
 from autowarmup.instability.monitor import Detectors, Monitor
 from autowarmup.schedule.schedule import Schedule
@@ -366,3 +367,14 @@ def test_settings_survive_json() -> None:
     detectors = Detectors(patience=0.1)
     assert Detectors.model_validate_json(detectors.model_dump_json()) == detectors
     assert isinstance(detectors.monitor(10), Monitor)
+
+
+@law
+@given(
+    st.lists(st.floats(-20, 20) | st.just(NAN), min_size=18, max_size=18),
+    st.floats(-8, 8),
+)
+def test_a_score_exceeds_a_limit_where_the_whole_sum_does(signs: list[float], limit: float) -> None:
+    score = shipped().score(signs)
+    assume(abs(score - limit) > 1e-9)  # sums in another order round differently
+    assert shipped().exceeds(signs, limit) == (score > limit)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -30,17 +29,39 @@ class Forest:
 
     def __init__(self, base: float, trees: Sequence[Node]) -> None:
         self.base, self.trees = base, trees
+        highest = [max(_leaves(tree)) for tree in trees]
+        self._most = [sum(highest[position:]) for position in range(len(trees))]  # that it and those after it can add
 
     def score(self, signs: Sequence[float]) -> float:
         """The log-odds for these signs, in the order of :data:`autowarmup.instability.signs.NAMES`."""
+        return self.base + sum(_value(tree, signs) for tree in self.trees)
+
+    def exceeds(self, signs: Sequence[float], limit: float) -> bool:
+        """Whether the log-odds are above ``limit``. It ends at the first tree from which on they can't be any more: for
+        a healthy run that is one of the first."""
         total = self.base
-        for node in self.trees:
-            while type(node) is list:
-                sign, threshold, unknown_below, below, above = node
-                value = signs[sign]  # type: ignore[index]
-                node = below if (unknown_below if math.isnan(value) else value <= threshold) else above  # type: ignore[operator]
-            total += node  # type: ignore[operator]
-        return total
+        for tree, most in zip(self.trees, self._most, strict=True):
+            if total + most <= limit:
+                return False
+            total += _value(tree, signs)
+        return total > limit
+
+
+def _value(node: Node, signs: Sequence[float]) -> float:
+    """The leaf to which the signs lead."""
+    while type(node) is list:
+        sign, threshold, unknown_below, below, above = node
+        value = signs[sign]  # type: ignore[index]
+        node = below if value <= threshold or (unknown_below and value != value) else above  # type: ignore[operator]
+    return node  # type: ignore[return-value]
+
+
+def _leaves(node: Node) -> Iterator[float]:
+    if isinstance(node, list):
+        yield from _leaves(node[3])
+        yield from _leaves(node[4])
+    else:
+        yield node
 
 
 @cache

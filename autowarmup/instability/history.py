@@ -92,7 +92,7 @@ class History:
             self.excess = step.loss - self._expected()
             self.excesses.append(self.excess)
             middle = median(self.excesses)
-            self.sigma = MAD_TO_SIGMA * median(abs(excess - middle) for excess in self.excesses)
+            self.sigma = MAD_TO_SIGMA * median([abs(excess - middle) for excess in self.excesses])
             self.reach = self._ninth()
         self.losses.append(step.loss)
         self.rates.append(step.lr)
@@ -114,7 +114,7 @@ class History:
 
     def _ninth(self) -> float:
         """The ninth decile of the excesses' absolute values. The last four are left out: they may belong to a spike."""
-        sizes = sorted(abs(excess) for excess in list(self.excesses)[:-4])
+        sizes = sorted([abs(excess) for excess in list(self.excesses)[:-4]])
         return sizes[int(0.9 * len(sizes))] if sizes else 0.0
 
     def _expected(self) -> float:

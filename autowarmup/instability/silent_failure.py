@@ -46,7 +46,7 @@ class SilentFailure:
             return None
         if self.history.dropping:  # as after a spike: wait
             return None
-        self.failed.add(step, not self._not_started and self.forest.score(signs) > self.SCORE)
+        self.failed.add(step, not self._not_started and self.forest.exceeds(signs, self.SCORE))
         if self.failed.since is None or self.failed.steps < self.patience:
             return None
         message = (
