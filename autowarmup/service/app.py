@@ -11,6 +11,7 @@ import autowarmup
 from autowarmup.service.messages import Problem
 from autowarmup.service.problems import MEDIA_TYPE, add_handlers
 from autowarmup.service.routes import events, health, results, studies, trials
+from autowarmup.service.security.guard import secure
 from autowarmup.service.settings import ServiceSettings
 from autowarmup.service.studies import Studies, check_folder
 
@@ -54,4 +55,5 @@ def make_app(settings: ServiceSettings) -> FastAPI:
     for part in (studies, trials, results, events, health):
         app.include_router(part.router)
     add_handlers(app)
+    secure(app, settings)
     return app
