@@ -1,7 +1,7 @@
-"""The service under load: simulated workers on 50 studies, which report ten steps at a time as fast as they are answered.
+"""The service under load: simulated workers on 50 studies report ten steps at a time, as fast as they are answered.
 
-`python -m benchmarks.service --write` writes benchmarks/results/service.md. The workers are coroutines of one process that
-speak HTTP/1.1 over connections of their own; the service is another process, with studies in a temporary folder.
+`python -m benchmarks.service --write` writes benchmarks/results/service.md. The workers are coroutines of one process
+that speak HTTP/1.1 over connections of their own; the service is another process, with studies in a temporary folder.
 """
 
 from __future__ import annotations
@@ -185,6 +185,36 @@ def row(found: Measured) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+HEADER = (
+    "workers",
+    "reports a second",
+    "a report",
+    "a request for trials that gets one",
+    "ends of segments: number, time",
+    "memory of the service, MiB, after reports",
+)
+
+
+def page(rows: Sequence[str]) -> str:
+    """The page of the results."""
+    lines = [
+        "# The service under load",
+        "",
+        f"{STUDIES} studies of {HORIZON:,} steps, reports of {STEPS} steps, each worker on a connection of its own and",
+        f"without a pause between reports. Python {platform.python_version()}, 2 CPU cores, of which the workers take one.",
+        "`python -m benchmarks.service --write`.",
+        "",
+        "Times are in milliseconds, median / 99th percentile. The report that ends a segment is answered when the search",
+        "has decided, so the search's time is in it.",
+        "",
+        f"| {' | '.join(HEADER)} |",
+        "| --- " * len(HEADER) + "|",
+        *rows,
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", nargs="+", type=int, default=[10, 100, 1_000])
@@ -206,18 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             process.terminate()
             process.communicate()
-    text = f"""# The service under load
-
-{STUDIES} studies of {HORIZON:,} steps, reports of {STEPS} steps, each worker on a connection of its own and without a pause between reports.
-Python {platform.python_version()}, 2 CPU cores, of which the workers take one. `python -m benchmarks.service --write`.
-
-Times are in milliseconds, median / 99th percentile. The report that ends a segment is answered when the search has decided, so
-the search's time is in it.
-
-| workers | reports a second | a report | a request for trials that gets one | ends of segments: number, time | memory of the service, MiB, after reports |
-| --- | --- | --- | --- | --- | --- |
-{chr(10).join(rows)}
-"""
+    text = page(rows)
     print(text)
     if options.write:
         PAGE.write_text(text)

@@ -26,10 +26,12 @@ class RunningService(NamedTuple):
     Args:
         url: where it is.
         process: its process.
+        said: its first line.
     """
 
     url: str
     process: subprocess.Popen[str]
+    said: str
 
     def kill(self) -> None:
         """Ends it as a crash would."""
@@ -53,7 +55,7 @@ def started(folder: Path, *options: str, port: int = 0) -> RunningService:
     while time.monotonic() < end:
         try:
             if httpx.get(f"{url}/healthz", verify=False).status_code == 200:
-                return RunningService(url, process)
+                return RunningService(url, process, line)
         except httpx.TransportError:
             time.sleep(0.05)
     raise AssertionError("the service didn't answer")

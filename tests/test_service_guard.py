@@ -35,7 +35,7 @@ def token_file(folder: Path, text: str = f"# the team\nalice {ALICE}\n\nbob {BOB
 
 def client_for(tmp_path: Path, **settings: Any) -> TestClient:
     """A client of a small application with all checks before it."""
-    app = FastAPI(root_path=settings.get("root_path", ""))
+    app = FastAPI()
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -58,7 +58,8 @@ def client_for(tmp_path: Path, **settings: Any) -> TestClient:
 
     add_handlers(app)
     secure(app, ServiceSettings(folder=tmp_path / "studies", **settings))
-    return TestClient(app, base_url="http://localhost:8700", follow_redirects=False)
+    path = settings.get("root_path", "")
+    return TestClient(app, base_url="http://localhost:8700", root_path=path, follow_redirects=False)
 
 
 @pytest.fixture

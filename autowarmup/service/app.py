@@ -43,7 +43,6 @@ def make_app(settings: ServiceSettings) -> FastAPI:
         title="autowarmup",
         description=ABOUT,
         version=autowarmup.__version__,
-        root_path=settings.root_path,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

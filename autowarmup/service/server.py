@@ -42,6 +42,7 @@ def serve(settings: ServiceSettings) -> None:
         listening = _listening(settings)
         config = uvicorn.Config(
             app,
+            root_path=settings.root_path,
             log_level="warning",
             access_log=False,
             ws="none",
