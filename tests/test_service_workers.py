@@ -11,22 +11,24 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autowarmup import autotune
 from autowarmup.api import task_of
 from autowarmup.engines.base import Observe, Segment
 from autowarmup.engines.local import LocalEngine, MonitorSettings
-from autowarmup.errors import InputError
+from autowarmup.errors import InputError, RemoteServiceError
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.service.client import RefusedError, ServiceClient, token_from
-from autowarmup.service.messages import StudyRequest
+from autowarmup.service.messages import StudyRequest, SuggestRequest
+from autowarmup.service.reporter import DroppedError, Reporter
 from autowarmup.service.worker import Worker, check_task
 from autowarmup.study.driver import conduct, opened_study
 from autowarmup.study.progress import Silent
 from autowarmup.study.store import StudyStore
-from autowarmup.training.trace import Trace
+from autowarmup.training.trace import Evaluation, Trace
 from tests import worker_tasks
 from tests.mlflow_server import free_port
 from tests.namespaces import hosts, needs_namespaces
@@ -244,6 +246,60 @@ def test_a_token_file_holds_one_token(tmp_path: Path, text: str) -> None:
     (tmp_path / "token").write_text(text)
     with pytest.raises(InputError, match="token"):
         token_from(tmp_path / "token")
+
+
+def test_another_version_is_refused(running: tuple[ServiceClient, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    client, _ = running
+    client.check_version()
+    monkeypatch.setattr("autowarmup.__version__", "0.0.1")
+    with pytest.raises(InputError, match=r"and this is 0\.0\.1: use the same version"):
+        client.check_version()
+
+
+def test_a_certificate_is_trusted_when_it_is_named(tmp_path: Path) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subject = ["-subj", "/CN=tuner", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(cert)]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, *files]
+    subprocess.run(made, check=True, capture_output=True)
+    with service(tmp_path / "studies", "--no-mlflow", "--tls-cert", str(cert), "--tls-key", str(key)) as found:
+        with ServiceClient(found.url, ca=cert) as client:
+            client.check_version()
+        with ServiceClient(found.url) as client, pytest.raises(RemoteServiceError, match="is not trusted"):
+            client.check_version()
+
+
+def test_a_long_report_goes_in_parts(running: tuple[ServiceClient, Path]) -> None:
+    client, _ = running
+    client.put("long", StudyRequest(total_steps=250_000, current_peak=1e-3))
+    (leased,) = client.suggest("long", SuggestRequest(client_id="one", wait_s=10.0)).trials
+    count = leased.until
+    assert count > 20_000
+    loss = np.linspace(2.0, 1.0, count)
+    every = tuple(
+        Evaluation(step, 1.5, np.nan, {"f1": 0.5}) for step in range(leased.eval_every, count + 1, leased.eval_every)
+    )
+    trace = Trace(np.full(count, 0.1), loss, np.full(count, np.nan), every)
+    reporter = Reporter(client, "long", leased)
+    reporter.observe(trace)
+    reporter.end(SegmentResult(leased.spec.number, count, trace))
+    assert client.trace("long", leased.spec.number, count).to_bytes() == trace.to_bytes()
+
+
+@pytest.mark.slow
+def test_a_lease_is_kept_while_a_step_takes_long_and_lapses_after_that(running: tuple[ServiceClient, Path]) -> None:
+    client, _ = running
+    client.put("kept", StudyRequest(total_steps=40, current_peak=1e-3, lease_s=5.0))
+    other = SuggestRequest(client_id="other")
+    (leased,) = client.suggest("kept", SuggestRequest(client_id="one", wait_s=10.0)).trials
+    reporter = Reporter(client, "kept", leased)
+    with reporter.alive():
+        time.sleep(8)
+        assert client.suggest("kept", other).trials == ()
+    time.sleep(7)
+    assert [trial.spec for trial in client.suggest("kept", other).trials] == [leased.spec]
+    with pytest.raises(DroppedError, match="not leased under this lease any more"):
+        reporter.end(SegmentResult(leased.spec.number, leased.until, Trace.empty()))
 
 
 class InOrder(LocalEngine):

@@ -13,6 +13,7 @@ from typing import IO, Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+import autowarmup
 from autowarmup.engines.checkpoints import CHUNK, Checkpoints
 from autowarmup.errors import InputError, RemoteServiceError
 from autowarmup.search.trials import TrialSpec
@@ -57,6 +58,12 @@ PREFIX = "urn:autowarmup:"
 Body = TypeVar("Body", bound=BaseModel)
 
 
+class Version(BaseModel):
+    """``GET /version``."""
+
+    version: str
+
+
 class RefusedError(RemoteServiceError):
     """The service has refused a request.
 
@@ -96,6 +103,19 @@ class ServiceClient:
         headers = {"Authorization": f"Bearer {checked_token(token)}"} if token is not None else {}
         verify = ssl.create_default_context() if ca is None else _trusting(ca)
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT, verify=verify)
+
+    def check_version(self) -> None:
+        """Checks that the service has this version of autowarmup: others may decide differently.
+
+        Raises:
+            InputError: it has another one.
+        """
+        found = self._asked(Version, "GET", "/version").version
+        if found != autowarmup.__version__:
+            raise InputError(
+                f"{self.url} has autowarmup {printable(found, longest=40)}, and this is {autowarmup.__version__}: "
+                f"use the same version"
+            )
 
     def put(self, study: str, request: StudyRequest) -> StudyDetails:
         """Begins a study, or finds the one that was begun with the same request."""

@@ -1,16 +1,12 @@
-"""A trial that workers train, as the engine knows it, and what their reports say of it."""
+"""A trial that workers train, as the engine knows it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from autowarmup.reported import ReportedTrial
 from autowarmup.search.trials import TrialSpec
-from autowarmup.service.messages import Report, Validation
-from autowarmup.training.trace import Evaluation, Trace
 
 State = Literal["wanted", "leased", "ended", "paused"]
 """*wanted*: the search has started a segment, no worker has it. *leased*: a worker trains it. *ended*: its segment has
@@ -46,21 +42,3 @@ class OpenTrial:
     @property
     def spec(self) -> TrialSpec:
         return self.reported.spec
-
-
-def block_of(spec: TrialSpec, report: Report, known: int) -> Trace:
-    """A report's steps from step ``known`` on, with the validations after it."""
-    start = report.steps - len(report.losses)
-    new = slice(known - start, None)
-    steps = range(known, report.steps)
-    lr = [spec.schedule.lr_at(step) for step in steps] if report.lrs is None else report.lrs[new]
-    norms = (float("nan"),) * len(steps) if report.grad_norms is None else report.grad_norms[new]
-    if not steps:
-        return Trace.empty(known)
-    evaluations = tuple(evaluation_of(one) for one in report.validations if one.step > known)
-    return Trace(np.array(lr), np.array(report.losses[new]), np.array(norms), evaluations, known)
-
-
-def evaluation_of(validation: Validation) -> Evaluation:
-    """A validation as traces have it."""
-    return Evaluation(validation.step, validation.val_loss, validation.val_loss_ema, dict(validation.metrics))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from autowarmup.search.trials import COMPARED
 from autowarmup.service.hosted import HostedStudy
-from autowarmup.service.messages import Best, StudySummary, TrialSummary, Validation
+from autowarmup.service.messages import Best, StudySummary, TrialSummary
 from autowarmup.study.folder import STORE
 from autowarmup.study.standing import last_line
 from autowarmup.study.store import StoredTrial, StudyStore, is_begun
-from autowarmup.training.trace import Evaluation, Trace
+from autowarmup.training.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,6 @@ def trial_summary(trial: StoredTrial, live: Trace | None, worker: str | None) ->
         instability=trial.instability and f"{trial.instability.kind} at step {trial.instability.step}",
         error=trial.error and last_line(trial.error),
         worker=worker,
-    )
-
-
-def validation_of(evaluation: Evaluation) -> Validation:
-    """An evaluation as messages have it."""
-    return Validation(
-        step=evaluation.step,
-        val_loss=evaluation.val_loss,
-        val_loss_ema=evaluation.val_loss_ema,
-        metrics=evaluation.metrics,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from autowarmup.search.trials import TrialSpec
 from autowarmup.service.messages import RecordedTrace, Report, Validation
 from autowarmup.training.trace import Evaluation, Trace
 
@@ -25,6 +26,19 @@ def report_of(trace: Trace, lease: str, seq: int) -> Report:
         lrs=tuple(trace.lr.tolist()),
         validation=tuple(map(validation_of, trace.evaluations)),
     )
+
+
+def block_of(spec: TrialSpec, report: Report, known: int) -> Trace:
+    """A report's steps from step ``known`` on, with the validations after it."""
+    start = report.steps - len(report.losses)
+    new = slice(known - start, None)
+    steps = range(known, report.steps)
+    lr = [spec.schedule.lr_at(step) for step in steps] if report.lrs is None else report.lrs[new]
+    norms = (float("nan"),) * len(steps) if report.grad_norms is None else report.grad_norms[new]
+    if not steps:
+        return Trace.empty(known)
+    evaluations = tuple(evaluation_of(one) for one in report.validations if one.step > known)
+    return Trace(np.array(lr), np.array(report.losses[new]), np.array(norms), evaluations, known)
 
 
 def trace_of(recorded: RecordedTrace) -> Trace:

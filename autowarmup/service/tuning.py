@@ -39,6 +39,7 @@ def conduct_by(
         RemoteServiceError: the service can't be reached, or refuses; or the study was cancelled there.
         TaskFailedError: trials failed in a way that no schedule explains.
     """
+    client.check_version()
     name = name_of(store.folder)
     details = _begun(client, name, config)
     progress.started(config, store.folder, details.budget or 0)

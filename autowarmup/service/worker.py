@@ -193,8 +193,9 @@ def config_of(client: ServiceClient, study: str) -> TuneConfig:
     """The configuration of a study that workers train.
 
     Raises:
-        InputError: the service trains it itself.
+        InputError: the service trains it itself, or has another version of autowarmup.
     """
+    client.check_version()
     details = client.details(study)
     if details.config is None or details.run is not None:
         raise InputError(f"study {study!r} is trained by the service itself: it takes no workers")

@@ -24,8 +24,9 @@ from autowarmup.search.trials import SegmentResult
 from autowarmup.service.bell import Bell
 from autowarmup.service.journal import Granted, Journal, Reported
 from autowarmup.service.messages import Completion, Instruction, LeasedTrial, Report
-from autowarmup.service.open_trial import OpenTrial, block_of
+from autowarmup.service.open_trial import OpenTrial
 from autowarmup.service.problems import LeaseLapsedError, ServiceError, UnknownTrialError
+from autowarmup.service.traces import block_of
 from autowarmup.training.trace import Trace
 
 

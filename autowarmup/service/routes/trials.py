@@ -30,7 +30,8 @@ from autowarmup.service.names import Lease
 from autowarmup.service.problems import NotReadyError, ServiceError, UnknownTrialError
 from autowarmup.service.routes.common import AllStudies, PageSize, PageToken, StudyName, TrialNumber, paged, position
 from autowarmup.service.studies import Studies
-from autowarmup.service.summary import trial_summary, validation_of
+from autowarmup.service.summary import trial_summary
+from autowarmup.service.traces import validation_of
 from autowarmup.service.workers import WorkersEngine
 from autowarmup.study.store import StoredTrial, StudyStore, is_begun
 from autowarmup.training.trace import Trace
