@@ -140,11 +140,8 @@ def _quoted(name: str) -> bytes:
 
 def test_no_pickle_is_read(client: TestClient) -> None:
     """A checkpoint is stored as it is, and read by workers with ``weights_only``."""
-    service_code = [
-        *(ROOT / "autowarmup" / "service").rglob("*.py"),
-        ROOT / "autowarmup" / "engines" / "checkpoints.py",
-    ]
-    for path in service_code:
+    package = ROOT / "autowarmup"
+    for path in [*(package / "service").rglob("*.py"), package / "engines" / "checkpoints.py"]:
         assert not re.search(r"\bpickle|cloudpickle|yaml\.load\(|\beval\(|\bexec\(|shell=True", path.read_text()), path
     trial = (package / "training" / "trial.py").read_text()
     assert "weights_only=True" in trial
