@@ -15,7 +15,10 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from autowarmup.engines.base import Segment
 from autowarmup.schedule.schedule import Schedule
+from autowarmup.search.trials import SegmentResult
+from autowarmup.study.store import StudyStore
 
 STARTED_S = 60
 
@@ -156,3 +159,33 @@ class Worker:
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
+
+
+class InOrder:
+    """An engine that gives the results that a store has, in its order of arrival, to a search that decides anew."""
+
+    def __init__(self, store: StudyStore) -> None:
+        self._order = store.arrivals()
+        self._store = store
+        self._started: dict[int, Segment] = {}
+        self._slots = int(store.meta("slots"))
+
+    def slots(self) -> int:
+        return self._slots
+
+    def start(self, segment: Segment) -> None:
+        self._started[segment.spec.number] = segment
+
+    def wait(self, observe: Any) -> SegmentResult:
+        arrival = self._order.pop(0)
+        segment = self._started.pop(arrival.number)
+        assert segment.until == arrival.until
+        self._slots = arrival.slots
+        result = self._store.segment(arrival.number, arrival.until)
+        assert result is not None
+        assert result.trace.start == segment.past.end
+        return result
+
+    def release(self, number: int) -> None: ...
+
+    def close(self) -> None: ...

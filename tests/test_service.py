@@ -13,15 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from autowarmup.engines.base import Segment
 from autowarmup.search.config import TuneConfig
-from autowarmup.search.trials import SegmentResult
 from autowarmup.service.messages import StudyRequest
 from autowarmup.study.driver import conduct, opened_study
 from autowarmup.study.progress import Silent
 from autowarmup.study.store import StudyStore
 from autowarmup.training.trace import Trace
-from tests.service import Worker, report_of, service, started
+from tests.service import InOrder, Worker, report_of, service, started
 
 REQUEST = {"total_steps": 100, "current_peak": 0.001}
 
@@ -96,36 +94,6 @@ def test_the_trials_are_those_of_an_engine_that_runs_them_in_the_same_order(
             assert (one.spec, one.outcome) == (other.spec, other.outcome)
             assert one.trace.to_bytes() == other.trace.to_bytes()
         again.close()
-
-
-class InOrder:
-    """An engine that computes the losses of the tests' workers, and gives results in the order that a store has."""
-
-    def __init__(self, store: StudyStore) -> None:
-        self._order = store.arrivals()
-        self._store = store
-        self._started: dict[int, Segment] = {}
-        self._slots = int(store.meta("slots"))
-
-    def slots(self) -> int:
-        return self._slots
-
-    def start(self, segment: Segment) -> None:
-        self._started[segment.spec.number] = segment
-
-    def wait(self, observe: Any) -> SegmentResult:
-        arrival = self._order.pop(0)
-        segment = self._started.pop(arrival.number)
-        assert segment.until == arrival.until
-        self._slots = arrival.slots
-        result = self._store.segment(arrival.number, arrival.until)
-        assert result is not None
-        assert result.trace.start == segment.past.end
-        return result
-
-    def release(self, number: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def replayed(store: StudyStore, config: TuneConfig, folder: Path) -> StudyStore:
