@@ -125,7 +125,7 @@ class Stack:
         self.networks = list(self.said["networks"])
         self.ports: dict[int, int] = {}
         self.containers: dict[str, Container] = {}
-        self._links = 0
+        self._links, self._listening = 0, list[socket.socket]()
         for service, said in self.said["services"].items():
             copies = said.get("deploy", {}).get("replicas", 1)
             for copy in range(1, copies + 1):
@@ -151,10 +151,14 @@ class Stack:
             for port in said.get("ports", ()):
                 inner = int(port.rpartition(":")[2])
                 address = next(iter(self.of(service)[0].addresses.values()))
-                self.ports[inner] = published(self._hub.pid, address, inner)
+                self._listening.append(published(self._hub.pid, address, inner))
+                self.ports[inner] = self._listening[-1].getsockname()[1]
         return self
 
     def __exit__(self, *_: object) -> None:
+        for listening in self._listening:
+            with suppress(OSError):
+                listening.shutdown(socket.SHUT_RDWR)
         for container in self.containers.values():
             container.kill()
         self._hub.kill()
@@ -206,7 +210,8 @@ class Stack:
     def mend(self) -> None:
         """Starts the containers again that have ended by themselves, as their restart policies say."""
         for container in self.containers.values():
-            if container.process is not None and not container.runs() and container.said["restart"] != "on-failure":
+            ended = container.process is not None and container.process.poll()
+            if ended if container.said["restart"] == "on-failure" else container.process and not container.runs():
                 self.start(container)
 
     def start(self, container: Container, command: list[str] | None = None, **how: Any) -> None:
@@ -267,7 +272,7 @@ class Stack:
         user = shlex.join(container.as_user())
         if image_s:
             command = command or shlex.split(said["command"])
-            lines += [f"{user} {shlex.join(['/opt/docker/entrypoint.sh', *command])} <&0 & child=$!"]
+            lines += [f"exec 3<&0; {user} {shlex.join(['/opt/docker/entrypoint.sh', *command])} <&3 & child=$!"]
         else:
             lines += [POSTGRES.format(user=user)]
             lines += [f"{user} postgres -D /var/lib/postgresql/data -c listen_addresses='*' & child=$!"]
@@ -363,31 +368,40 @@ def only_child(process: subprocess.Popen[bytes]) -> int:
     return int(found[0])
 
 
-def published(hub: int, address: str, port: int) -> int:
-    """A free port of 127.0.0.1 that leads to an address in the containers' networks."""
+def published(hub: int, address: str, port: int) -> socket.socket:
+    """Listens on a free port of 127.0.0.1 that leads to an address in the containers' networks, until it is shut down."""
     listening = socket.create_server(("127.0.0.1", 0))
     space = os.open(f"/proc/{hub}/ns/net", os.O_RDONLY)
 
     def serve() -> None:
         assert ctypes.CDLL(None).setns(space, 0x40000000) == 0  # this thread's network: CLONE_NEWNET
         os.close(space)
-        while True:
-            near, _ = listening.accept()
-            try:
-                far = socket.create_connection((address, port), timeout=5)
-            except OSError:
-                near.close()
-                continue
-            far.settimeout(None)
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=pump, args=(one, other), daemon=True).start()
+        with suppress(OSError), listening:
+            while True:
+                near, _ = listening.accept()
+                try:
+                    far = socket.create_connection((address, port), timeout=5)
+                except OSError:
+                    near.close()
+                    continue
+                far.settimeout(None)
+                threading.Thread(target=join, args=(near, far), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
-    return int(listening.getsockname()[1])
+    return listening
+
+
+def join(near: socket.socket, far: socket.socket) -> None:
+    """Passes on what arrives at each of two ends, until one of them is closed."""
+    with near, far:
+        back = threading.Thread(target=pump, args=(far, near), daemon=True)
+        back.start()
+        pump(near, far)
+        back.join()
 
 
 def pump(one: socket.socket, other: socket.socket) -> None:
-    """Passes on what arrives, until it ends."""
+    """Passes on what arrives at one end, until it is closed; then closes both."""
     with suppress(OSError):
         while data := one.recv(65_536):
             other.sendall(data)

@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 class Slow(nn.Sequential):
     def forward(self, x):
-        time.sleep(0.005)
+        time.sleep(0.02)
         return super().forward(x)
 
 
@@ -274,16 +274,15 @@ def test_everybody_needs_a_secret(stack: Stack) -> None:
 @pytest.mark.timeout(600)
 def test_a_study_of_workers_outlives_each_of_them(stack: Stack) -> None:
     with client(stack) as service:
-        body = {"total_steps": 120, "current_peak": 0.02, "lease_s": 5.0, "seed": 1}
+        body = {"total_steps": 240, "current_peak": 0.02, "lease_s": 5.0, "seed": 1}
         assert service.put("/v1/studies/shared", json=body).status_code == 201
     stack.up("worker")
-    for name in ("worker-1", "service", "mlflow", "postgres"):
-        steps_after(stack, "shared", 60)
+    for name in ("worker-1", "mlflow", "postgres", "service"):
+        steps_after(stack, "shared", 24)
         assert summary(stack, "shared")["state"] == "running"
         stack.containers[name].kill()
-        time.sleep(0.5)
-        stack.up(stack.containers[name].service)
-    found = ends(stack, "shared")
+    print("killed", time.time())
+    print("ends", time.time()); found = ends(stack, "shared"); print(time.time(), found)
     assert found["verdict"] is not None
     assert found["trials"].get("failed", 0) == 0
     with client(stack) as service:
@@ -300,16 +299,18 @@ def test_a_study_on_ray_outlives_its_nodes(stack: Stack) -> None:
         body = {"run": "small", "total_steps": 120, "current_peak": 0.02, "budget": "6 runs"}
         assert service.put("/v1/studies/hosted", json=body).status_code == 201
     steps_after(stack, "hosted", 1)
-    stack.containers["ray-worker-1"].kill()
+    print("started", time.time()); stack.containers["ray-worker-1"].kill()
     steps_after(stack, "hosted", 60)
+    print("more", time.time())
     for name in ("ray-head", "ray-worker-1", "ray-worker-2"):
         stack.containers[name].kill()
     stack.up("ray-worker")
     with client(stack) as service:
         if summary(stack, "hosted")["state"] == "running":
             wait(stack, lambda: summary(stack, "hosted")["state"] != "running", lambda: summary(stack, "hosted"))
-        assert service.post("/v1/studies/hosted:resume").status_code == 200
+        print("resume", time.time(), summary(stack,"hosted")); assert service.post("/v1/studies/hosted:resume").status_code == 200
     assert ends(stack, "hosted")["verdict"] is not None
+    print("done", time.time())
 
 
 @pytest.mark.slow
