@@ -85,13 +85,10 @@ class Container:
                 os.kill(self.init, signal.SIGKILL)
             self.process.wait()
 
-    def stop(self) -> None:
-        """Asks it to end, and kills it if it hasn't after ten seconds, as ``docker compose stop`` does."""
-        if self.process is not None and self.runs():
+    def terminate(self) -> None:
+        """Asks it to end."""
+        if self.runs():
             os.kill(self.init, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(10)
-        self.kill()
 
     def entered(self, command: list[str], **how: Any) -> subprocess.CompletedProcess[Any]:
         """Runs a command in it, as ``docker compose exec`` does."""
@@ -203,7 +200,9 @@ class Stack:
         end = time.monotonic() + within_s
         while not done():
             if time.monotonic() > end:
-                logs = [f"--- {path.stem}\n{path.read_text(errors='replace')[-1500:]}" for path in self.folder.glob("*.log")]
+                logs = [
+                    f"--- {path.stem}\n{path.read_text(errors='replace')[-1500:]}" for path in self.folder.glob("*.log")
+                ]
                 raise AssertionError(f"{problem}: {what()}\n" + "\n".join(logs))
             time.sleep(0.5)
 
@@ -255,7 +254,12 @@ class Stack:
         for volume in said.get("volumes", ()):
             source, target, *mode = volume.split(":")
             mounts += [(self._source(source, container), target, "ro" if mode == ["ro"] else "")]
-        lines = ["read -r go", f"hostname {container.name}", "mount -t tmpfs none /run", "mkdir -p /run/secrets /run/kept"]
+        lines = [
+            "read -r go",
+            f"hostname {container.name}",
+            "mount -t tmpfs none /run",
+            "mkdir -p /run/secrets /run/kept",
+        ]
         for name in said.get("secrets", ()):
             file = self.base / self.said["secrets"][name]["file"]
             lines += [f"install -m 0600 -o {container.user} {file} /run/secrets/{name}"]
@@ -263,7 +267,7 @@ class Stack:
             kept = f"/run/kept/{number}"
             lines += [f"if [ -d {source} ]; then mkdir {kept}; else : >{kept}; fi; mount --rbind {source} {kept}"]
         lines += [f"mount -t tmpfs none {path}" for path in EMPTY]
-        for number, (source, target, mode) in enumerate(mounts):
+        for number, (_, target, mode) in enumerate(mounts):
             there = "true" if target == "/etc/hosts" else f"mkdir -p {target}"
             lines += [f"{there}; mount --rbind /run/kept/{number} {target}"]
             lines += [f"mount -o remount,bind,ro {target}"] * (mode == "ro")
@@ -315,10 +319,7 @@ class Stack:
         if what == "up":
             self.up(*words)
         elif what in ("stop", "down"):
-            for container in list(self.containers.values()):
-                if container.service in words or what == "down":
-                    container.stop()
-                    container.process = None
+            self._stop([one for one in self.containers.values() if one.service in words or what == "down"])
             if what == "down" and "--volumes" in line:
                 shutil.rmtree(self.folder / "volumes")
         elif what == "exec":
@@ -329,6 +330,17 @@ class Stack:
             raise AssertionError(line)
         for file in given.values():
             file.close()
+
+    def _stop(self, containers: list[Container]) -> None:
+        """Asks them all to end, and kills those that haven't after ten seconds."""
+        for container in containers:
+            container.terminate()
+        end = time.monotonic() + 10
+        while any(container.runs() for container in containers) and time.monotonic() < end:
+            time.sleep(0.1)
+        for container in containers:
+            container.kill()
+            container.process = None
 
     def _run(self, service: str, command: list[str], given: dict[str, IO[bytes]]) -> None:
         once = self._add(f"{service}-run-{len(self.containers)}", service, self.said["services"][service])
@@ -369,7 +381,7 @@ def only_child(process: subprocess.Popen[bytes]) -> int:
 
 
 def published(hub: int, address: str, port: int) -> socket.socket:
-    """Listens on a free port of 127.0.0.1 that leads to an address in the containers' networks, until it is shut down."""
+    """A free port of 127.0.0.1 that leads to an address in the containers' networks, until it is shut down."""
     listening = socket.create_server(("127.0.0.1", 0))
     space = os.open(f"/proc/{hub}/ns/net", os.O_RDONLY)
 
