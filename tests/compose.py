@@ -3,7 +3,6 @@ bridges that stand for the compose file's networks. All of it ends with the proc
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shlex
@@ -12,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -20,6 +18,8 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import yaml
+
+from tests.networks import ip, published
 
 ROOT = Path(__file__).parent.parent
 UID = 10_001
@@ -364,13 +364,6 @@ def interpolated(said: Any, variables: dict[str, str]) -> Any:
     return said
 
 
-def ip(process: int, commands: list[str]) -> None:
-    """Runs commands of ``ip`` in a process's network."""
-    command = ["nsenter", "--target", str(process), "--net", "ip", "-batch", "-"]
-    done = subprocess.run(command, input="\n".join(commands), capture_output=True, text=True)
-    assert done.returncode == 0, f"{commands}: {done.stderr}"
-
-
 def only_child(process: subprocess.Popen[bytes]) -> int:
     """The first process of a container, once it is there."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -378,45 +371,3 @@ def only_child(process: subprocess.Popen[bytes]) -> int:
         assert process.poll() is None, "the container has ended"
         time.sleep(0.01)
     return int(found[0])
-
-
-def published(hub: int, address: str, port: int) -> socket.socket:
-    """A free port of 127.0.0.1 that leads to an address in the containers' networks, until it is shut down."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    space = os.open(f"/proc/{hub}/ns/net", os.O_RDONLY)
-
-    def serve() -> None:
-        assert ctypes.CDLL(None).setns(space, 0x40000000) == 0  # this thread's network: CLONE_NEWNET
-        os.close(space)
-        with suppress(OSError), listening:
-            while True:
-                near, _ = listening.accept()
-                try:
-                    far = socket.create_connection((address, port), timeout=5)
-                except OSError:
-                    near.close()
-                    continue
-                far.settimeout(None)
-                threading.Thread(target=join, args=(near, far), daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-    return listening
-
-
-def join(near: socket.socket, far: socket.socket) -> None:
-    """Passes on what arrives at each of two ends, until one of them is closed."""
-    with near, far:
-        back = threading.Thread(target=pump, args=(far, near), daemon=True)
-        back.start()
-        pump(near, far)
-        back.join()
-
-
-def pump(one: socket.socket, other: socket.socket) -> None:
-    """Passes on what arrives at one end, until it is closed; then closes both."""
-    with suppress(OSError):
-        while data := one.recv(65_536):
-            other.sendall(data)
-    for end in (one, other):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
