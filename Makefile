@@ -53,5 +53,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,service]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,service,stack]"
 	touch $@
