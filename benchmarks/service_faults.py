@@ -275,9 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         [
             "# Accidents of the service",
             "",
-            f"`python -m benchmarks.service_faults --write`, {seconds / 60:.0f} minutes. All studies came to a verdict;",
-            "every step that was recorded is the one that its worker made, none is missing and none is there twice; and the",
-            "search, given the same order of arrival, takes the same decisions without any accident.",
+            f"`python -m benchmarks.service_faults --write`, {seconds / 60:.0f} minutes. All studies came to a",
+            "verdict; every step that was recorded is the one that its worker made, none is missing and none is there",
+            "twice; and the search, given the same order of arrival, takes the same decisions without any accident.",
             "",
             "| what | how many |",
             "| --- | --- |",
