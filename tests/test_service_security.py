@@ -184,3 +184,13 @@ def test_limits_answer_413_and_429(tmp_path: Path) -> None:
         assert client.put("/v1/studies/one", json=study).status_code == 201
         assert client.put("/v1/studies/two", json=study).status_code == 429
         assert client.put("/v1/studies/two", json=study | {"task": {"x": "y" * 4_000}}).status_code == 413
+
+
+def test_a_report_shows_its_styles_and_pictures_and_runs_nothing(client: TestClient, tmp_path: Path) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    study = {"total_steps": 100, "current_peak": 0.1}
+    assert client.put("/v1/studies/one", json=study, headers=headers).status_code == 201
+    (tmp_path / "studies" / "one" / "report.html").write_text("<style></style>")
+    policy = client.get("/v1/studies/one/report", headers=headers).headers["content-security-policy"]
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in policy
+    assert "script-src" not in policy

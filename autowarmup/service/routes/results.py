@@ -15,6 +15,7 @@ from autowarmup.search.verdict import Verdict
 from autowarmup.service.messages import VerdictAnswer
 from autowarmup.service.problems import ServiceError
 from autowarmup.service.routes.common import AllStudies, StudyName
+from autowarmup.service.security.headers import REPORT_POLICY
 from autowarmup.service.studies import Studies
 from autowarmup.study.store import StudyStore, is_begun
 
@@ -57,7 +58,9 @@ def result(study: StudyName, studies: AllStudies) -> Response:
 @router.get("/report", response_class=Response)
 def report(study: StudyName, studies: AllStudies) -> Response:
     """The study's report, a page that stands alone."""
-    return _file(studies.folder(study) / "report.html", "text/html")
+    answer = _file(studies.folder(study) / "report.html", "text/html")
+    answer.headers["Content-Security-Policy"] = REPORT_POLICY
+    return answer
 
 
 def found(studies: Studies, study: str) -> VerdictAnswer:
