@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -234,11 +234,13 @@ class Protocol(RuleBasedStateMachine):
         answer = self.host.post(f"trials/{number}:complete", {"lease": lease, "outcome": "completed"})
         self._refused(answer, "steps-to-go")
 
+    @precondition(lambda self: self.model.held)
     @rule(seconds=st.sampled_from([0.4 * LEASE_S, 1.1 * LEASE_S]))
     def time_passes(self, seconds: float) -> None:
         self.host.skip(seconds)
         self.model.now += seconds
 
+    @precondition(lambda self: self.model.held)
     @rule()
     def restart(self) -> None:
         """The service knows the leases still, and hears of all workers from now on."""
@@ -301,6 +303,7 @@ def test_every_answer_is_the_models_and_the_study_is_the_same(tmp_path: Path, mo
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
+            phases=[Phase.generate],  # each try costs a study: a failure is shown as it was found
             suppress_health_check=list(HealthCheck),
         ),
     )
