@@ -156,6 +156,7 @@ def test_a_diverging_trial_is_stopped_at_once(client: httpx.Client) -> None:
     assert stored["instability"] == "non-finite at step 1"
 
 
+@pytest.mark.slow
 def test_a_lapsed_lease_gives_the_trial_to_another_worker(tmp_path: Path) -> None:
     with (
         service(tmp_path / "studies", "--no-mlflow") as running,
@@ -254,6 +255,7 @@ def test_a_checkpoint_goes_from_one_worker_to_the_next_as_it_was(client: httpx.C
     assert client.get(path, params={"steps": 10}).content == data
 
 
+@pytest.mark.slow
 def test_a_killed_service_goes_on_where_it_was(tmp_path: Path) -> None:
     """Kills between reports: nothing that a worker was told to be received is lost, nothing counts twice."""
     folder, kills = tmp_path / "studies", 4

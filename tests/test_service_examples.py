@@ -35,7 +35,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServiceC
         yield client, tokens
 
 
-@pytest.mark.parametrize("program", LOOPS)
+@pytest.mark.parametrize("program", ["node", pytest.param("sh", marks=pytest.mark.slow)])
 def test_a_loop_in_another_language_finds_a_schedule(running: tuple[ServiceClient, Path], program: str) -> None:
     if missing := [name for name in NEEDED[program] if shutil.which(name) is None]:
         pytest.skip(f"needs {', '.join(missing)}")

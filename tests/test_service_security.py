@@ -147,6 +147,7 @@ def test_no_pickle_is_read(client: TestClient) -> None:
     assert "weights_only=True" in trial
 
 
+@pytest.mark.slow
 def test_files_that_hold_secrets_are_the_owners_alone(tmp_path: Path) -> None:
     folder = tmp_path / "studies"
     with (
@@ -162,6 +163,7 @@ def test_files_that_hold_secrets_are_the_owners_alone(tmp_path: Path) -> None:
         started(folder, "--no-mlflow", "--token-file", str(tmp_path / "tokens.txt"))
 
 
+@pytest.mark.slow
 def test_the_tracking_password_is_in_no_file_and_in_no_argument(tmp_path: Path) -> None:
     folder, secret = tmp_path / "studies", "hunter2secret"
     with service(folder, "--mlflow", f"http://ada:{secret}@127.0.0.1:9") as running:

@@ -46,6 +46,7 @@ def tasks(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_service_trains_the_operators_tasks(tmp_path: Path) -> None:
     options = ["--no-mlflow", "--tasks", str(tasks(tmp_path / "tasks"))]
     with service(tmp_path / "studies", *options) as running, httpx.Client(base_url=running.url, timeout=30) as client:
@@ -64,6 +65,7 @@ def test_the_service_trains_the_operators_tasks(tmp_path: Path) -> None:
         assert "mat1 and mat2 shapes cannot be multiplied" in failed["failure"]
 
 
+@pytest.mark.slow
 def test_a_task_study_of_a_killed_service_goes_on_and_leaves_no_process(tmp_path: Path) -> None:
     slow = TASK.replace("lambda: nn.Linear(8, 1)", "slow").replace(
         "def task", "class Slow(nn.Linear):\n    def forward(self, x):\n        import time\n        time.sleep(0.01)\n"
@@ -93,6 +95,7 @@ def processes_with(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @of_mlflow
 def test_mlflow_has_every_trial_of_a_workers_study(tmp_path: Path) -> None:
     with service(tmp_path / "studies") as running, httpx.Client(base_url=running.url, timeout=30) as client:

@@ -51,6 +51,7 @@ def without_segments(found: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "segments"}
 
 
+@pytest.mark.slow
 def test_finds_what_the_local_engine_does_and_keeps_it_here(
     running: tuple[ServiceClient, Path], tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_the_request_makes_the_same_configuration(tmp_path: Path) -> None:
     assert type(request).model_validate_json(request.model_dump_json()).config() == config
 
 
+@pytest.mark.slow
 def test_other_workers_join_in(running: tuple[ServiceClient, Path], tmp_path: Path) -> None:
     """The one that began the study is interrupted, and goes on with what another one has trained meanwhile."""
     client, tokens = running
@@ -132,6 +134,7 @@ def test_what_can_not_be_used_is_refused(tmp_path: Path, given: dict[str, Any], 
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_keeps_the_place_of_the_token_alone(
     running: tuple[ServiceClient, Path], tmp_path: Path
 ) -> None:

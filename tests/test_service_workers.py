@@ -115,7 +115,7 @@ def local_worker(
         found.close()
 
 
-@pytest.mark.parametrize("task", ["cohort", "loop"])
+@pytest.mark.parametrize("task", ["cohort", pytest.param("loop", marks=pytest.mark.slow)])
 def test_a_worker_trains_what_the_local_engine_does(
     running: tuple[ServiceClient, Path], tmp_path: Path, task: str
 ) -> None:
@@ -131,6 +131,7 @@ def test_a_worker_trains_what_the_local_engine_does(
     assert not [*(tmp_path / "checkpoints").glob("*")]
 
 
+@pytest.mark.slow
 def test_another_worker_goes_on_from_the_checkpoint(running: tuple[ServiceClient, Path], tmp_path: Path) -> None:
     """The first one stops, between two trials, once it has paused four."""
     client, folder = running
@@ -198,6 +199,7 @@ def test_the_server_is_killed_and_the_workers_go_on(tmp_path: Path) -> None:
     assert findings(folder / "killed") == findings(tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_another_task_is_refused_before_the_first_trial(running: tuple[ServiceClient, Path], tmp_path: Path) -> None:
     client, _ = running
     client.put("mine", request_of(config_of_local(tmp_path / "local", "one")))
@@ -206,6 +208,7 @@ def test_another_task_is_refused_before_the_first_trial(running: tuple[ServiceCl
     assert client.details("mine").workers == 0
 
 
+@pytest.mark.slow
 def test_code_that_fails_ends_the_study_with_its_traceback(running: tuple[ServiceClient, Path]) -> None:
     client, _ = running
     client.put("broken", StudyRequest(total_steps=40, current_peak=1e-3))
@@ -214,6 +217,7 @@ def test_code_that_fails_ends_the_study_with_its_traceback(running: tuple[Servic
     assert "RuntimeError: out of ideas" in str(client.details("broken").failure)
 
 
+@pytest.mark.slow
 def test_an_interrupted_worker_gives_its_trial_back(running: tuple[ServiceClient, Path], tmp_path: Path) -> None:
     client, _ = running
     client.put("returned", request_of(config_of_local(tmp_path / "local", "slow_free")))

@@ -23,7 +23,7 @@ class Forest:
 
     Example:
         >>> forest = Forest(-1.0, [[2, 0.5, True, 0.25, 3.0]])  # one split, at half of the run
-        >>> forest.score((0.0, 0.0, 0.4)), forest.score((0.0, 0.0, 0.6)), forest.score((0.0, 0.0, math.nan))
+        >>> forest.score((0.0, 0.0, 0.4)), forest.score((0.0, 0.0, 0.6)), forest.score((0.0, 0.0, float("nan")))
         (-0.75, 2.0, -0.75)
     """
 

@@ -49,7 +49,7 @@ def serve(settings: ServiceSettings) -> None:
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=list(settings.trusted_proxies),
             server_header=False,
-            limit_concurrency=settings.most_connections,
+            limit_concurrency=2 * settings.most_connections,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=GRACE_S,
             ssl_certfile=settings.tls_cert,
