@@ -9,7 +9,7 @@ from functools import lru_cache
 from autowarmup.report.uses import Use, uses
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.config import TuneConfig
-from autowarmup.search.trials import Role
+from autowarmup.search.trials import COMPARED, Role
 from autowarmup.search.verdict import Verdict
 from autowarmup.service.messages import StudyDetails, TrialSummary
 from autowarmup.service.studies import Studies
@@ -90,6 +90,7 @@ class StudyView:
     Args:
         details: how it stands.
         objective: what its trials are judged by.
+        current: the current schedule; None before the study has begun.
         trials: all of them, in order of their numbers.
         steps: optimizer steps that were trained, with those of trials under way.
         verdict: its verdict, once it has one.
@@ -101,6 +102,7 @@ class StudyView:
 
     details: StudyDetails
     objective: Objective
+    current: Schedule | None
     trials: tuple[TrialView, ...]
     steps: int
     verdict: Verdict | None
@@ -126,12 +128,22 @@ class StudyView:
             return None
         return abs(best.value - current.value) / abs(current.value)
 
+    @property
+    def best_trial(self) -> TrialView | None:
+        """The best of the trials that got to their end, on the search's seed."""
+        best = self.details.best
+        return None if best is None else next(trial for trial in self.trials if trial.number == best.trial)
+
+    @property
+    def current_trial(self) -> TrialView | None:
+        """The trial of the current schedule on the search's seed, however it ended."""
+        return next((t for t in self.trials if t.role in COMPARED and t.schedule == self.current), None)
+
     def name_of(self, trial: TrialView) -> str:
         """What a trial is called beside its number; an empty text for most."""
-        best, current = self.details.best, self.details.current
-        if current is not None and trial.number == current.trial:
+        if trial is self.current_trial:
             return CURRENT
-        return BEST if best is not None and trial.number == best.trial else ""
+        return BEST if trial is self.best_trial else ""
 
 
 def view(studies: Studies, name: str) -> StudyView:
@@ -143,16 +155,18 @@ def view(studies: Studies, name: str) -> StudyView:
     """
     details, study, live = studies.details(name), studies.study(name), studies.live(name)
     trials: list[StoredTrial] = []
+    config: TuneConfig | None = None
     verdict = schedule = extrapolation = remembered = None
-    objective = LOSS
     if is_begun(study.folder):
         with closing(StudyStore(study.folder)) as store:
-            trials, objective, remembered = store.trials(), store.objective, store.meta("mlflow")
+            trials, remembered, stored = store.trials(), store.meta("mlflow"), store.meta("config")
+            config = None if stored is None else TuneConfig.model_validate(stored)
             verdict, schedule = store.meta("verdict"), store.meta("schedule")
             extrapolation = store.meta("extrapolation")
     return StudyView(
         details=details,
-        objective=objective,
+        objective=LOSS if config is None else config.objective,
+        current=None if config is None else config.current_schedule,
         trials=tuple(_trial(trial, live.get(trial.spec.number), _worker(studies, name, trial)) for trial in trials),
         steps=details.steps + sum(map(len, live.values())),
         verdict=None if verdict is None else Verdict.model_validate(verdict),
@@ -165,8 +179,7 @@ def view(studies: Studies, name: str) -> StudyView:
 
 def settings_of(details: StudyDetails) -> str:
     """What a study was asked to do, as JSON."""
-    config: TuneConfig | None = details.config
-    return (config or details.request).model_dump_json(indent=2, exclude_defaults=True)
+    return (details.config or details.request).model_dump_json(indent=2, exclude_defaults=True)
 
 
 def _trial(stored: StoredTrial, live: Trace | None, worker: str | None) -> TrialView:
