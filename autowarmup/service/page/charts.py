@@ -19,7 +19,7 @@ from autowarmup.service.page.axes import SHARES, Axis, Tick, even_steps, log_ste
 from autowarmup.service.page.views import StudyView
 
 WIDTH, HEIGHT = 480, 330
-LEFT, RIGHT, TOP, BOTTOM = 58, 16, 16, 48
+LEFT, RIGHT, TOP, BOTTOM = 66, 16, 16, 50
 
 POINTS = 100
 """Points of a loss curve: each is the mean of a hundredth of the run."""

@@ -57,7 +57,7 @@ if (table) {
   const filter = document.getElementById("filter");
   filter.hidden = false;
   filter.addEventListener("submit", (event) => event.preventDefault());
-  filter.addEventListener("input", arrange);
+  for (const name of ["input", "change"]) filter.addEventListener(name, arrange);
   arrange();
 }
 
@@ -76,7 +76,7 @@ function show(html) {
 
 let looked = performance.now();
 let due = null;
-let over = false;
+let ended = false;
 
 async function look() {
   due = null;
@@ -90,7 +90,7 @@ async function look() {
       // The service doesn't answer now; it is asked again.
     }
   }
-  if (!over) soon(MOST_MS);
+  if (!ended || main.querySelector("[data-pending]")) soon(MOST_MS);
 }
 
 function soon(ms) {
@@ -111,8 +111,7 @@ if (main.dataset.events) {
   for (const name of ["segment", "state"]) events.addEventListener(name, changed);
   events.addEventListener("end", () => {
     events.close();
-    over = true;
+    ended = true;
     changed();
-    setTimeout(look, MOST_MS); // the report is written by then
   });
 }
