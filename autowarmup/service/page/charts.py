@@ -20,6 +20,8 @@ from autowarmup.service.page.views import StudyView
 
 WIDTH, HEIGHT = 480, 330
 LEFT, RIGHT, TOP, BOTTOM = 66, 16, 16, 50
+BELOW = 10
+"""Room for the markers of schedules without warm-up."""
 
 POINTS = 100
 """Points of a loss curve: each is the mean of a hundredth of the run."""
@@ -89,7 +91,7 @@ def stability_map(study: StudyView) -> Chart | None:
         return None
     peaks, shares = [trial.schedule.peak for trial in shown], [trial.share for trial in shown]
     x = Axis(min(peaks) / 1.5, max(peaks) * 1.5, LEFT, WIDTH - RIGHT, math.log)
-    y = Axis(0.0, min(1.0, max(*shares, 0.1) * 1.15), HEIGHT - BOTTOM, TOP, math.sqrt)
+    y = Axis(0.0, min(1.0, max(*shares, 0.1) * 1.15), HEIGHT - BOTTOM - BELOW, TOP, math.sqrt)
     marks = [
         Mark(x.at(trial.schedule.peak), y.at(trial.share), trial.shown_outcome, trial.text, study.name_of(trial))
         for trial in sorted(shown, key=lambda trial: ON_TOP.index(trial.shown_outcome))
