@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,9 @@ def service(folder: Path, *options: str, port: int = 0) -> Iterator[RunningServi
             running.process.communicate(timeout=30)
 
 
+LossOf = Callable[[Schedule, int, int], float]
+
+
 def loss_of(schedule: Schedule | dict[str, Any], seed: int, step: int) -> float:
     """A loss after ``step`` steps: the best peak is 0.02, and above 0.2 runs without a long warm-up diverge."""
     plan = schedule if isinstance(schedule, Schedule) else Schedule.model_validate(schedule)
@@ -87,7 +91,27 @@ def loss_of(schedule: Schedule | dict[str, Any], seed: int, step: int) -> float:
     return 2.1 * math.exp(-step / (0.25 * plan.horizon)) + 0.2 + 0.3 * off**2 + 0.1 * (share - 0.15) ** 2 + noise
 
 
-def report_of(trial: dict[str, Any], seq: int, start: int, end: int) -> dict[str, Any]:
+def steep_loss(schedule: Schedule, seed: int, step: int) -> float:
+    """Another one, that falls the faster the higher the peak is, until the learning rate exceeds what is stable. That
+    grows in the first part of the run, so a warm-up helps."""
+    broke = breaks(schedule)
+    end = min(step, schedule.horizon if broke is None else broke)
+    speed = max(0.5, 3.0 + 2.5 * math.log10(schedule.peak / 0.003))
+    noise = 0.03 * random.Random(f"{seed}-{step}").random()
+    loss = 2.1 * math.exp(-speed * end / schedule.horizon) + 0.2 + noise
+    return loss if broke is None else loss + 0.25 * max(0, step - broke)
+
+
+@lru_cache
+def breaks(schedule: Schedule) -> int | None:
+    """The step at which a schedule becomes unstable under :func:`steep_loss`."""
+    for step in range(schedule.horizon):
+        if schedule.lr_at(step) > 0.02 * (1.0 + 4.0 * min(1.0, 6.0 * step / schedule.horizon)):
+            return step
+    return None
+
+
+def report_of(trial: dict[str, Any], seq: int, start: int, end: int, loss: LossOf = loss_of) -> dict[str, Any]:
     """The report of steps ``start`` to ``end`` of a leased trial."""
     spec = trial["spec"]
     plan, seed = Schedule.model_validate(spec["schedule"]), spec["seed"]
@@ -96,9 +120,9 @@ def report_of(trial: dict[str, Any], seq: int, start: int, end: int) -> dict[str
         "lease": trial["lease"],
         "seq": seq,
         "steps": end,
-        "losses": [loss_of(plan, seed, step) for step in range(start, end)],
+        "losses": [loss(plan, seed, step) for step in range(start, end)],
         "grad_norms": [1.0] * (end - start),
-        "validation": [{"step": step, "val_loss": loss_of(plan, seed, step)} for step in every],
+        "validation": [{"step": step, "val_loss": loss(plan, seed, step)} for step in every],
     }
 
 
@@ -111,6 +135,7 @@ class Worker:
         name: its own.
         pace: steps of a report.
         before_report: called before each report with the trial and the step that it begins at; may raise to stop.
+        loss: the loss of a schedule under a seed after so many steps.
     """
 
     def __init__(
@@ -121,9 +146,10 @@ class Worker:
         *,
         pace: int = 10,
         before_report: Callable[[dict[str, Any], int], None] = lambda trial, step: None,
+        loss: LossOf = loss_of,
     ) -> None:
         self.client, self.study, self.name, self.pace = client, study, name, pace
-        self.before_report = before_report
+        self.before_report, self.loss = before_report, loss
 
     def work(self) -> str:
         """Trains trials until there are none any more. Returns the study's state then."""
@@ -142,7 +168,7 @@ class Worker:
             seq, end = seq + 1, min(until, step + self.pace)
             sent = self.client.post(
                 f"/v1/studies/{self.study}/trials/{trial['spec']['number']}/reports",
-                json=report_of(trial, seq, step, end),
+                json=report_of(trial, seq, step, end, self.loss),
                 timeout=60,
             )
             if sent.status_code == 409 and sent.json()["type"].endswith(("lease-lapsed", "not-running")):

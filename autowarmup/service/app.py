@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 import autowarmup
 from autowarmup.service.messages import Problem
+from autowarmup.service.page import routes as page
 from autowarmup.service.problems import MEDIA_TYPE, add_handlers
 from autowarmup.service.routes import events, health, results, studies, trials
 from autowarmup.service.security.guard import secure
@@ -51,7 +52,7 @@ def make_app(settings: ServiceSettings) -> FastAPI:
         responses={"default": {"description": "An error", "content": PROBLEM}},
     )
     app.state.studies = hosted
-    for part in (studies, trials, results, events, health):
+    for part in (studies, trials, results, events, health, page):
         app.include_router(part.router)
     add_handlers(app)
     secure(app, settings)

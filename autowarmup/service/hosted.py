@@ -30,12 +30,14 @@ class Kept(Frozen):
         created_at: when, in seconds since the Unix epoch.
         cancelled: whether it is not to run now.
         delivered: whether MLflow has all of it.
+        mlflow: where an MLflow server shows it.
     """
 
     request: StudyRequest
     created_at: float
     cancelled: bool = False
     delivered: bool = False
+    mlflow: str | None = None
 
     def save(self, folder: Path) -> None:
         """Writes it into the study's folder, which is made if missing.
@@ -118,7 +120,7 @@ class HostedStudy(ABC):
             self._thread = None
         self.bell.ring()
 
-    def update(self, **changes: bool) -> None:
+    def update(self, **changes: bool | str | None) -> None:
         """Changes what is kept of it.
 
         Raises:

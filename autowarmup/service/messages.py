@@ -276,7 +276,7 @@ class Completion(Frozen):
 
 
 class Best(Frozen):
-    """The best trial so far."""
+    """A trial that got to its end, and what it is judged by there, in its own sign."""
 
     trial: int
     value: float
@@ -298,6 +298,7 @@ class StudySummary(Frozen):
         trials: how many there are, by outcome; ``open`` ones have none yet.
         workers: how many workers were heard of within their lease.
         best: the trial with the best value so far, on the search's seed.
+        current: the trial of the current schedule on that seed; None before it got to its end.
         verdict: *tuned*, *leaning*, *tie* or *nothing stable*, at the end.
         failure: why it failed.
     """
@@ -315,6 +316,7 @@ class StudySummary(Frozen):
     trials: dict[str, int]
     workers: int
     best: Best | None
+    current: Best | None
     verdict: str | None
     failure: str | None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from autowarmup.errors import AutowarmupError
 from autowarmup.service.hosted import HostedStudy
 from autowarmup.service.summary import store_state
-from autowarmup.tracking import sync
+from autowarmup.tracking import page_address, sync
 
 LOG = logging.getLogger("autowarmup.service")
 
@@ -58,11 +58,11 @@ class MlflowDelivery:
         if state[0] is None or self._delivered.get(folder) == state or time.monotonic() < self._due.get(folder, 0.0):
             return
         try:
-            sync(folder, self._uri)
+            page = page_address(sync(folder, self._uri))
             self._delivered[folder] = state
             self._due[folder] = time.monotonic() + PAUSE_S
-            if over:
-                study.update(delivered=True)
+            if over or page != study.kept.mlflow:
+                study.update(delivered=over, mlflow=page)
         except (AutowarmupError, OSError) as error:
             LOG.warning("MLflow hasn't got all of study %s: %s", study.id, error)
             self._due[folder] = time.monotonic() + AGAIN_S

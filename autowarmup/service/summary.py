@@ -8,7 +8,9 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import COMPARED
 from autowarmup.service.hosted import HostedStudy
 from autowarmup.service.messages import Best, StudySummary, TrialSummary
@@ -28,6 +30,7 @@ class Stored:
         budget: optimizer steps that it may spend.
         trials: how many there are, by outcome.
         best: the best on the search's seed.
+        current: the trial of the current schedule on it.
         verdict: its kind.
     """
 
@@ -38,6 +41,7 @@ class Stored:
     budget: int | None = None
     trials: dict[str, int] = field(default_factory=dict)
     best: Best | None = None
+    current: Best | None = None
     verdict: str | None = None
 
     @classmethod
@@ -55,6 +59,7 @@ class Stored:
                 budget=store.meta("budget"),
                 trials=dict(Counter(trial.outcome or "open" for trial in trials)),
                 best=_best(trials),
+                current=_current(trials, config),
                 verdict=verdict and verdict["kind"],
             )
 
@@ -87,6 +92,7 @@ class Summaries:
             trials=stored.trials,
             workers=workers,
             best=stored.best,
+            current=stored.current,
             verdict=stored.verdict,
             failure=study.failure,
         )
@@ -122,15 +128,21 @@ def trial_summary(trial: StoredTrial, live: Trace | None, worker: str | None) ->
 
 
 def _best(trials: list[StoredTrial]) -> Best | None:
-    found = [
-        (trial.final_loss, trial)
-        for trial in trials
-        if trial.spec.role in COMPARED and trial.final_loss is not None and math.isfinite(trial.final_loss)
-    ]
-    if not found:
+    return min(filter(None, map(_compared, trials)), key=lambda pair: pair[0], default=(math.inf, None))[1]
+
+
+def _current(trials: list[StoredTrial], config: dict[str, Any]) -> Best | None:
+    schedule = TuneConfig.model_validate(config).current_schedule if config else None
+    found = [pair[1] for trial in trials if trial.spec.schedule == schedule and (pair := _compared(trial))]
+    return found[0] if found else None
+
+
+def _compared(trial: StoredTrial) -> tuple[float, Best] | None:
+    """A trial on the search's seed with its final loss, lower being better; None where it has none that is finite."""
+    loss = trial.final_loss
+    if trial.spec.role not in COMPARED or loss is None or not math.isfinite(loss):
         return None
-    loss, trial = min(found, key=lambda pair: pair[0])
-    return Best(trial=trial.spec.number, value=trial.objective.shown(loss), schedule=trial.spec.schedule)
+    return loss, Best(trial=trial.spec.number, value=trial.objective.shown(loss), schedule=trial.spec.schedule)
 
 
 def _time_left(stored: Stored, slots: int) -> float | None:

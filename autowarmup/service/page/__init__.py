@@ -1,0 +1,1 @@
+"""The page: the service's studies in a browser."""
