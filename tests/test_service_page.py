@@ -12,7 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from autowarmup.service.app import make_app
+from autowarmup.service.hosted import Kept
 from autowarmup.service.settings import ServiceSettings
+from tests.mlflow_server import wait_until
 from tests.service import Worker, report_of, steep_loss
 
 TOKEN = "alice-0123456789abcdef"
@@ -35,6 +37,7 @@ def finished(client: TestClient) -> str:
     asked = {"total_steps": 200, "current_peak": 0.02, "budget": "16 runs"}
     assert client.put("/v1/studies/whole", json=asked).status_code == 201
     assert Worker(client, "whole", "one", pace=50, loss=steep_loss).work() == "finished"
+    wait_until(lambda: "The report is being written" not in client.get("/studies/whole/live").text, 120)
     return client.get("/studies/whole").text
 
 
@@ -154,6 +157,25 @@ def test_a_study_is_cancelled_resumed_and_deleted_by_forms(client: TestClient) -
     answer = client.post("/studies/shortlived/delete")
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     assert client.get("/studies/shortlived").status_code == 404
+
+
+def test_a_study_in_mlflow_leads_there(client: TestClient) -> None:
+    client.put("/v1/studies/told", json=REQUEST)
+    study = client.app.state.studies.study("told")  # type: ignore[attr-defined]
+    address = "https://mlflow.example/#/experiments/1?searchFilter=a"
+    assert "MLflow</a>" not in client.get("/studies/told").text
+    study.update(mlflow=address)
+    links = [link.get("href") for link in Elements(client.get("/studies/told/live").text).all("a")]
+    assert address in links
+    assert Kept.load(study.folder).mlflow == address
+
+
+def test_what_is_kept_of_a_deleted_study_is_not_written_again(client: TestClient) -> None:
+    client.put("/v1/studies/gone", json=REQUEST)
+    study = client.app.state.studies.study("gone")  # type: ignore[attr-defined]
+    client.post("/studies/gone/delete")
+    study.update(delivered=True)
+    assert not study.folder.exists()
 
 
 def test_errors_are_pages(client: TestClient) -> None:

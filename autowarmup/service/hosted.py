@@ -87,6 +87,8 @@ class HostedStudy(ABC):
         self.failure: str | None = None
         self.finished = False
         self._thread: threading.Thread | None = None
+        self._keeping = threading.Lock()
+        self._deleted = False
 
     @property
     def id(self) -> str:
@@ -121,20 +123,24 @@ class HostedStudy(ABC):
         self.bell.ring()
 
     def update(self, **changes: bool | str | None) -> None:
-        """Changes what is kept of it.
+        """Changes what is kept of it; nothing once it is deleted.
 
         Raises:
             StudyError: it can't be written.
         """
-        self.kept = self.kept.model_copy(update=changes)
-        self.kept.save(self.folder)
+        with self._keeping:
+            if not self._deleted:
+                self.kept = self.kept.model_copy(update=changes)
+                self.kept.save(self.folder)
 
     def delete(self) -> None:
         """Ends it, and deletes its folder."""
         self.stop()
         doomed = self.folder.with_name(f".{self.id}.{os.getpid()}.deleted")
         try:
-            self.folder.rename(doomed)
+            with self._keeping:
+                self.folder.rename(doomed)
+                self._deleted = True
             shutil.rmtree(doomed)
         except OSError as error:
             raise StudyError(f"can't delete {self.folder}: {error.strerror}") from error
