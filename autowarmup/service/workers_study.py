@@ -34,7 +34,7 @@ class WorkersStudy(HostedStudy):
         super().__init__(folder, kept)
         self.config = kept.request.config()
         self._mlflow = mlflow
-        self.finished = has_verdict(folder)
+        self.finished = has_verdict(folder) and (folder / "report.html").exists()
 
     def start(self) -> None:
         request = self.kept.request
@@ -59,8 +59,8 @@ class WorkersStudy(HostedStudy):
                 opened_study(self.folder, self.config, remembered_uri(self.folder, self._mlflow)) as store,
             ):
                 conduct(store, self.config, self.engine, Silent())
-            self.finished = True
             write_report(self.folder)
+            self.finished = True
         except KeyboardInterrupt:
             pass
         except AutowarmupError as error:
