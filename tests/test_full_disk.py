@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,24 +30,6 @@ def train(run):
 def task():
     return {"train_fn": train, "total_steps": 20, "current_peak": 0.1, "confirm_seeds": 2}
 """
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Makes, or resizes, a file system in memory; returns its folder."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def sized(size: str) -> Path:
-        options = f"size={size}" if not os.path.ismount(folder) else f"remount,size={size}"
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("needs the right to mount a file system")
-        return folder
-
-    yield sized
-    if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def train(run: LoopRun) -> None:

@@ -7,6 +7,8 @@ then send the rest again.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Annotated, Literal
@@ -73,11 +75,13 @@ class Journal:
         return self._left.pop((number, start), [])
 
     def append(self, entry: Granted | Reported) -> None:
-        """Writes an entry."""
+        """Writes an entry, or nothing of it."""
         line = entry.model_dump_json().encode() + b"\n"
         try:
-            self._file.write(line)
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
+            self._file.truncate(self._size)
             raise StudyError(f"can't write {self._path}: {error.strerror}") from error
         self._size += len(line)
 

@@ -83,13 +83,13 @@ class WorkersEngine:
             trial = self._open.get(number)
             if trial is None:
                 trial = self._open[number] = self._begun(segment)
-            held = trial.state == "ended" and trial.lease is not None
+            worker, lease = (trial.worker, trial.lease) if trial.state == "ended" else (None, None)
             trial.start, trial.until, trial.began_at = segment.past.end, segment.until, None
             trial.state = "wanted"
             if self._recalled(trial):
                 return
-            if held:
-                self._grant(trial)
+            if worker is not None and lease is not None:
+                self._grant(trial, worker, lease, trial.seq)
             else:
                 self._wanted.append(number)
         self.bell.ring()
@@ -157,11 +157,9 @@ class WorkersEngine:
                 trial.heard_at = self._clock()
             wanted = sorted(self._wanted, key=lambda number: self._open[number].worker != worker)
             for number in wanted[: count - len(mine)]:
-                trial = self._open[number]
+                self._grant(self._open[number], worker, secrets.token_hex(16), 0)
                 self._wanted.remove(number)
-                trial.worker, trial.lease, trial.seq = worker, secrets.token_hex(16), 0
-                self._grant(trial)
-                mine.append(trial)
+                mine.append(self._open[number])
             return [self._leased(trial) for trial in mine]
 
     def report(self, number: int, report: Report) -> Instruction | None:
@@ -280,14 +278,12 @@ class WorkersEngine:
                 self._take(trial, entry.report)
         return trial.state != "wanted"
 
-    def _grant(self, trial: OpenTrial) -> None:
-        assert trial.worker is not None
-        assert trial.lease is not None
+    def _grant(self, trial: OpenTrial, worker: str, lease: str, seq: int) -> None:
+        """Leases a trial, once that is written."""
+        self._journal.append(Granted(number=trial.spec.number, start=trial.start, client=worker, lease=lease, seq=seq))
+        trial.worker, trial.lease, trial.seq = worker, lease, seq
         trial.state, trial.heard_at = "leased", self._clock()
         trial.began_at = trial.began_at or time.time()
-        self._journal.append(
-            Granted(number=trial.spec.number, start=trial.start, client=trial.worker, lease=trial.lease, seq=trial.seq)
-        )
 
     def _leased(self, trial: OpenTrial) -> LeasedTrial:
         assert trial.lease is not None
