@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -144,6 +145,32 @@ def test_a_study_that_runs_shows_how_far_it_is(client: TestClient) -> None:
     (bar,) = Elements(html).all("progress")
     assert (bar["value"], bar["max"]) == ("5", str(budget))
     assert "Resume" not in text
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1e308, 1e308, 1e-300, 2.0],
+        ["NaN", "Infinity", "-Infinity", None],
+        [-1e308, 0.0, -0.0, 5e-324],
+        [0.0, 0.0, 0.0, 0.0],
+        [1.5, "NaN", 1.5, "NaN"],
+    ],
+)
+def test_losses_of_any_size_are_drawn(client: TestClient, losses: list[Any]) -> None:
+    study = f"sizes-{abs(hash(str(losses)))}"
+    client.put(f"/v1/studies/{study}", json=REQUEST)
+    asked = {"client_id": "one", "count": 2, "wait_s": 10}
+    for trial in client.post(f"/v1/studies/{study}/trials:suggest", json=asked).json()["trials"]:
+        sent = {"lease": trial["lease"], "seq": 1, "steps": 4, "losses": losses}
+        number = trial["spec"]["number"]
+        assert client.post(f"/v1/studies/{study}/trials/{number}/reports", json=sent).status_code == 200
+    answer = client.get(f"/studies/{study}")
+    assert answer.status_code == 200
+    finite = any(isinstance(loss, float) for loss in losses)
+    assert ('id="curves-plot"' in answer.text) == finite
+    drawn = re.findall(r'(?: d| x| y|cx|cy)="([^"]*)"', answer.text)
+    assert not [place for place in drawn if re.search("nan|inf|e", place)]
 
 
 def test_a_study_is_cancelled_resumed_and_deleted_by_forms(client: TestClient) -> None:
