@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -160,11 +161,15 @@ def test_a_study_that_runs_shows_how_far_it_is(client: TestClient) -> None:
 def test_losses_of_any_size_are_drawn(client: TestClient, losses: list[Any]) -> None:
     study = f"sizes-{abs(hash(str(losses)))}"
     client.put(f"/v1/studies/{study}", json=REQUEST)
-    asked = {"client_id": "one", "count": 2, "wait_s": 10}
-    for trial in client.post(f"/v1/studies/{study}/trials:suggest", json=asked).json()["trials"]:
-        sent = {"lease": trial["lease"], "seq": 1, "steps": 4, "losses": losses}
-        number = trial["spec"]["number"]
-        assert client.post(f"/v1/studies/{study}/trials/{number}/reports", json=sent).status_code == 200
+
+    def stop_in_time(trial: dict[str, Any], step: int) -> None:
+        if trial["spec"]["role"] != "probe" and step >= 8:
+            raise StopIteration
+
+    with suppress(StopIteration):
+        Worker(
+            client, study, "one", pace=8, before_report=stop_in_time, loss=lambda _, __, step: losses[step % 4]
+        ).work()
     answer = client.get(f"/studies/{study}")
     assert answer.status_code == 200
     finite = any(isinstance(loss, float) for loss in losses)
