@@ -160,7 +160,7 @@ def test_a_study_that_runs_shows_how_far_it_is(client: TestClient) -> None:
 )
 def test_losses_of_any_size_are_drawn(client: TestClient, losses: list[Any]) -> None:
     study = f"sizes-{abs(hash(str(losses)))}"
-    client.put(f"/v1/studies/{study}", json=REQUEST)
+    client.put(f"/v1/studies/{study}", json=REQUEST | {"total_steps": 250})
 
     def stop_in_time(trial: dict[str, Any], step: int) -> None:
         if trial["spec"]["role"] != "probe" and step >= 8:
