@@ -127,4 +127,5 @@ def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path: Path) -> None:
     inside = {name for name in names if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in inside} == {"autowarmup"}
     presets = {f"autowarmup/search_spaces/{path.name}" for path in (ROOT / "search_spaces").glob("*.yaml")}
-    assert presets | {"autowarmup/py.typed", "autowarmup/report/report.html.j2"} <= inside
+    page = {f"autowarmup/service/page/{name}" for name in ("templates/live.html", "static/page.css", "static/page.js")}
+    assert presets | page | {"autowarmup/py.typed", "autowarmup/report/report.html.j2"} <= inside

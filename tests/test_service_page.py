@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -144,6 +146,36 @@ def test_a_study_that_runs_shows_how_far_it_is(client: TestClient) -> None:
     (bar,) = Elements(html).all("progress")
     assert (bar["value"], bar["max"]) == ("5", str(budget))
     assert "Resume" not in text
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1e308, 1e308, 1e-300, 2.0],
+        ["NaN", "Infinity", "-Infinity", None],
+        [-1e308, 0.0, -0.0, 5e-324],
+        [0.0, 0.0, 0.0, 0.0],
+        [1.5, "NaN", 1.5, "NaN"],
+    ],
+)
+def test_losses_of_any_size_are_drawn(client: TestClient, losses: list[Any]) -> None:
+    study = f"sizes-{abs(hash(str(losses)))}"
+    client.put(f"/v1/studies/{study}", json=REQUEST | {"total_steps": 250})
+
+    def stop_in_time(trial: dict[str, Any], step: int) -> None:
+        if trial["spec"]["role"] != "probe" and step >= 8:
+            raise StopIteration
+
+    with suppress(StopIteration):
+        Worker(
+            client, study, "one", pace=8, before_report=stop_in_time, loss=lambda _, __, step: losses[step % 4]
+        ).work()
+    answer = client.get(f"/studies/{study}")
+    assert answer.status_code == 200
+    finite = any(isinstance(loss, float) for loss in losses)
+    assert ('id="curves-plot"' in answer.text) == finite
+    drawn = re.findall(r'(?: d| x| y|cx|cy)="([^"]*)"', answer.text)
+    assert not [place for place in drawn if re.search("nan|inf|e", place)]
 
 
 def test_a_study_is_cancelled_resumed_and_deleted_by_forms(client: TestClient) -> None:

@@ -55,11 +55,14 @@ def log_steps(low: float, high: float) -> list[float]:
 
     >>> log_steps(0.004, 0.3), log_steps(1e-6, 1e-1)
     ([0.005, 0.01, 0.02, 0.05, 0.1, 0.2], [1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1])
+    >>> log_steps(1e-10, 1e30)
+    [1e-10, 1e-05, 1.0, 100000.0, 10000000000.0, 1000000000000000.0, 1e+20, 1e+25, 1e+30]
     """
     fine: tuple[int, ...] = (1,)
     if high / low < 1e3:
         fine = (1, 2, 5) if high / low > 6 else (1, 2, 3, 4, 5, 6, 7, 8, 9)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    decades = range(first, last + 1, 1 + (last - first) // 9)
     values = [float(f"{step}e{decade}") for decade in decades for step in fine]
     return [value for value in values if low <= value <= high]
 

@@ -26,6 +26,9 @@ BELOW = 10
 POINTS = 100
 """Points of a loss curve: each is the mean of a hundredth of the run."""
 
+LARGEST = 1e30
+"""Losses beyond this are drawn there."""
+
 ON_TOP = ("pruned", "failed", "unstable", "completed", "open")
 """Outcomes in the order in which they are drawn."""
 
@@ -140,8 +143,8 @@ def loss_curves(study: StudyView) -> Chart | None:
 
 def _means(loss: np.ndarray[Any, Any], width: int) -> np.ndarray[Any, Any]:
     """Means of so many steps each, of those losses that are finite; NaN where none is."""
-    starts = np.arange(0, len(loss), width)
-    finite = np.isfinite(loss)
+    starts, finite = np.arange(0, len(loss), width), np.isfinite(loss)
+    loss = np.clip(loss, -LARGEST, LARGEST)
     counts = np.add.reduceat(finite.astype(float), starts)
     sums = np.add.reduceat(np.where(finite, loss, 0.0), starts)
     return np.where(counts > 0, sums / np.maximum(counts, 1.0), np.nan)
