@@ -271,7 +271,8 @@ def test_everybody_needs_a_secret(stack: Stack) -> None:
     join = "import ray; ray.init('ray://ray-head:10001'); print('joined', len(ray.nodes()))"
     node = stack.of("ray-worker")[0]
     python = ["python", "-W", "ignore", "-c", join]
-    assert "joined 3" in node.entered(python, capture_output=True, text=True).stdout
+    # Ray gives a client's server half a minute to start, which a busy machine may not do at the first time.
+    wait(stack, lambda: "joined 3" in node.entered(python, capture_output=True, text=True).stdout, lambda: "Ray")
     stranger = node.entered(
         ["env", "RAY_AUTH_TOKEN_PATH=", "RAY_AUTH_TOKEN=" + "0" * 64, *python], capture_output=True, text=True
     )
