@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Measured:
 
     Args:
         workers: how many there were.
+        rate: reports a second of all together that they were to send; 0: as many as they could.
         seconds: for how long.
         reports: seconds that reports within a segment took.
         decisions: seconds that reports took which ended a segment: the search's time is in them.
@@ -45,6 +47,7 @@ class Measured:
     """
 
     workers: int
+    rate: float
     seconds: float = 0.0
     reports: list[float] = field(default_factory=list)
     decisions: list[float] = field(default_factory=list)
@@ -132,17 +135,24 @@ async def train(
 
 async def measure(port: int, process: subprocess.Popen[str], workers: int, seconds: float, rate: float) -> Measured:
     """All workers for so many seconds, at most ``rate`` reports a second together."""
-    found = Measured(workers)
+    found = Measured(workers, rate)
     connection = Connection(port)
     for study in range(STUDIES):
         settings = {"total_steps": HORIZON, "current_peak": 0.001, "workers": max(1, workers // STUDIES)}
-        status, answer = await connection.send("PUT", f"/v1/studies/load-{workers}-{study}", settings)
+        status, answer = await connection.send("PUT", f"/v1/studies/load-{workers}-{rate:.0f}-{study}", settings)
         assert status == 201, answer
     began = time.perf_counter()
     end = began + seconds
     tasks = [
         asyncio.create_task(
-            work(port, f"load-{workers}-{one % STUDIES}", f"worker-{one}", end, found, workers / rate if rate else 0.0)
+            work(
+                port,
+                f"load-{workers}-{rate:.0f}-{one % STUDIES}",
+                f"worker-{one}",
+                end,
+                found,
+                workers / rate if rate else 0.0,
+            )
         )
         for one in range(workers)
     ]
@@ -153,7 +163,7 @@ async def measure(port: int, process: subprocess.Popen[str], workers: int, secon
     found.seconds = time.perf_counter() - began
     found.memory.append((len(found.reports), memory_of(process)))
     for study in range(STUDIES):
-        await connection.send("DELETE", f"/v1/studies/load-{workers}-{study}", {})
+        await connection.send("DELETE", f"/v1/studies/load-{workers}-{rate:.0f}-{study}", {})
     return found
 
 
@@ -176,6 +186,7 @@ def row(found: Measured) -> str:
     first, last = found.memory[len(found.memory) // 2], found.memory[-1]
     cells = [
         str(found.workers),
+        f"{found.rate:,.0f}" if found.rate else "no limit",
         f"{total / found.seconds:,.0f}",
         times(found.reports),
         times(found.suggests),
@@ -187,6 +198,7 @@ def row(found: Measured) -> str:
 
 HEADER = (
     "workers",
+    "reports a second, asked for",
     "reports a second",
     "a report",
     "a request for trials that gets one",
@@ -200,8 +212,8 @@ def page(rows: Sequence[str]) -> str:
     lines = [
         "# The service under load",
         "",
-        f"{STUDIES} studies of {HORIZON:,} steps, reports of {STEPS} steps, each worker on a connection of its own",
-        f"and without a pause between reports. Python {platform.python_version()}, 2 CPU cores; the workers take one.",
+        f"{STUDIES} studies of {HORIZON:,} steps, reports of {STEPS} steps, each worker on a connection of its own.",
+        f"Python {platform.python_version()}, 2 CPU cores; the workers take one.",
         "`python -m benchmarks.service --write`.",
         "",
         "Times are in milliseconds, median / 99th percentile. The report that ends a segment is answered when the",
@@ -218,8 +230,8 @@ def page(rows: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", nargs="+", type=int, default=[10, 100, 1_000])
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rate", type=float, default=0.0, help="reports a second of all workers, at most; 0: no limit")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement")
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.0, 200.0], help="of all workers; 0: no limit")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE}")
     options = parser.parse_args(arguments)
     rows = []
@@ -230,8 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         port = int(process.stderr.readline().split("127.0.0.1:")[1].split(",")[0])
         time.sleep(2.0)
         try:
-            for workers in options.workers:
-                rows.append(row(asyncio.run(measure(port, process, workers, options.seconds, options.rate))))
+            for rate, workers in product(options.rates, options.workers):
+                rows.append(row(asyncio.run(measure(port, process, workers, options.seconds, rate))))
                 print(rows[-1], flush=True)
         finally:
             process.terminate()
