@@ -259,7 +259,7 @@ def options(command: click.Command) -> list[str]:
 
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
-    name = draw(st.sampled_from([name for name in cli.commands if name not in ("doctor", "browse")]))
+    name = draw(st.sampled_from([name for name in cli.commands if name not in ("doctor", "browse", "serve")]))
     words = [name]
     if name == "tune" and draw(st.booleans()):
         words.append("task.py:task")

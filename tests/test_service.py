@@ -221,6 +221,7 @@ def test_a_deleted_study_is_gone_and_its_name_free(client: httpx.Client) -> None
     begun(client, "gone", seed=3)
 
 
+@pytest.mark.slow
 def test_events_have_the_same_numbers_whenever_they_are_read(client: httpx.Client) -> None:
     begun(client, "told")
     Worker(client, "told", "one").work()
@@ -287,6 +288,7 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path: Path) -> None:
             assert len(store.trial(number).trace) == len(Trace.join([whole.trial(number).trace]))
 
 
+@pytest.mark.slow
 def test_one_service_at_a_time_has_a_folder(tmp_path: Path) -> None:
     with (
         service(tmp_path / "studies", "--no-mlflow"),

@@ -59,8 +59,9 @@ class WorkersStudy(HostedStudy):
                 opened_study(self.folder, self.config, remembered_uri(self.folder, self._mlflow)) as store,
             ):
                 conduct(store, self.config, self.engine, Silent())
-            write_report(self.folder)
             self.finished = True
+            self.bell.ring()
+            write_report(self.folder)
         except KeyboardInterrupt:
             pass
         except AutowarmupError as error:

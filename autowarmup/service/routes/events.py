@@ -31,12 +31,13 @@ async def events(
     last_event_id: Annotated[int | None, Header(ge=0, lt=2**53)] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """``segment``: a part of a trial has ended. ``state``: the study's state has changed, without a number. ``end``:
-    the study is over; the stream ends. Events after ``Last-Event-ID`` are sent, all without it."""
+    the study is over and its report is written; the stream ends. Events after ``Last-Event-ID`` are sent, without it
+    all."""
     hosted, sent, state = studies.study(study), last_event_id or 0, None
     with hosted.bell.listening() as rung:
         while True:
             rung.clear()
-            over, now = hosted.finished, hosted.state
+            over, now = hosted.finished and hosted.idle, hosted.state
             for number, data in await asyncio.to_thread(_segments_after, hosted.folder, sent):
                 sent = number
                 yield ServerSentEvent(id=str(number), event="segment", data=data)
