@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import ssl
@@ -20,6 +21,7 @@ from starlette.testclient import TestClient
 
 from autowarmup.errors import InputError
 from autowarmup.service.app import make_app
+from autowarmup.service.security.tokens import Tokens
 from autowarmup.service.server import serve
 from autowarmup.service.settings import ServiceSettings
 from autowarmup.study.store import StudyStore
@@ -196,3 +198,42 @@ def test_a_report_shows_its_styles_and_pictures_and_runs_nothing(client: TestCli
     policy = client.get("/v1/studies/one/report", headers=headers).headers["content-security-policy"]
     assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in policy
     assert "script-src" not in policy
+
+
+def test_only_a_trusted_proxy_says_how_a_client_came(tmp_path: Path) -> None:
+    forged = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "8.8.8.8"}
+    header = "strict-transport-security"  # which answers to HTTPS have
+    with service(tmp_path / "one", "--no-mlflow") as running:
+        assert header not in httpx.get(f"{running.url}/healthz", headers=forged).headers
+    with service(tmp_path / "two", "--no-mlflow", "--trusted-proxy", "127.0.0.1") as running:
+        assert header in httpx.get(f"{running.url}/healthz", headers=forged).headers
+
+
+def test_every_token_is_compared_whichever_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, compared = Tokens(tokens(tmp_path)), []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda *pair: compared.append(pair) or compare(*pair))
+    for token in (TOKEN, OTHER, "wrong"):
+        known.client_of(token)
+        assert len(compared) == 2
+        assert all(len(part) == 32 for pair in compared for part in pair)  # digests: no length tells anything
+        compared.clear()
+
+
+def test_the_log_has_nothing_that_a_client_wrote(tmp_path: Path) -> None:
+    running = started(tmp_path / "studies", "--no-mlflow")
+    with httpx.Client(base_url=running.url, timeout=30) as client:
+        client.put(
+            "/v1/studies/mine", json={"total_steps": 100, "current_peak": 0.001, "task": {"x": "\x1b[31mFORGED"}}
+        )
+        for _ in range(4):
+            wanted = {"client_id": "one", "wait_s": 2}
+            for trial in client.post("/v1/studies/mine/trials:suggest", json=wanted).json()["trials"]:
+                failed = {"lease": trial["lease"], "outcome": "failed", "reason": "\nERROR FORGED \x1b[31m"}
+                client.post(f"/v1/studies/mine/trials/{trial['spec']['number']}:complete", json=failed)
+        assert client.get("/v1/studies/mine").json()["state"] == "failed"
+        client.get("/v1/studies/%0aFORGED")
+    running.process.terminate()
+    said = running.process.communicate(timeout=30)[1]
+    assert "study mine failed" in said
+    assert "FORGED" not in said
