@@ -106,6 +106,7 @@ def test_a_live_objective_counts_as_a_table_does() -> None:
     assert [done.schedule for done in live.completions] == [table.grid[40]]
 
 
+@pytest.mark.slow
 def test_the_best_is_no_luckier_than_choosing_on_other_seeds() -> None:
     for name in TASKS:
         found = standard(name)

@@ -61,6 +61,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
             yield made
 
 
+@pytest.mark.slow
 def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
     cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -116,7 +116,7 @@ class HostedStudy(ABC):
 
     def stop(self) -> None:
         """Ends what runs, so that :meth:`start` goes on with it. Waits for that."""
-        self._interrupt()
+        self.interrupt()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -150,5 +150,5 @@ class HostedStudy(ABC):
         """Runs the study to its end; in a thread of its own."""
 
     @abstractmethod
-    def _interrupt(self) -> None:
-        """Has :meth:`_work` end soon."""
+    def interrupt(self) -> None:
+        """Has what runs end soon."""

@@ -58,6 +58,8 @@ class Studies:
             yield
         finally:
             for study in self._studies.values():
+                study.interrupt()
+            for study in self._studies.values():
                 study.stop()
             if delivery is not None:
                 delivery.stop()

@@ -107,7 +107,7 @@ class TaskStudy(HostedStudy):
             self.failure = _last_error(log)
             LOG.warning("study %s failed with status %s", self.id, code)
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
         self._stopping.set()
         if (process := self._process) is not None:
             process.send_signal(signal.SIGINT)

@@ -72,7 +72,7 @@ class WorkersStudy(HostedStudy):
             LOG.exception("study %s failed", self.id)
         self.bell.ring()
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
         if self.engine is not None:
             self.engine.stop()
 
