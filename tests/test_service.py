@@ -295,3 +295,15 @@ def test_one_service_at_a_time_has_a_folder(tmp_path: Path) -> None:
         pytest.raises(AssertionError, match="another service has the folder"),
     ):
         started(tmp_path / "studies", "--no-mlflow")
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_given_back_is_free_after_a_restart(tmp_path: Path) -> None:
+    with service(tmp_path / "studies", "--no-mlflow") as running, httpx.Client(base_url=running.url) as client:
+        begun(client, "free")
+        (trial,) = leased(client, "free", "one")
+        body = {"lease": trial["lease"], "outcome": "returned"}
+        assert client.post(f"/v1/studies/free/trials/{trial['spec']['number']}:complete", json=body).status_code == 204
+        running.kill()
+    with service(tmp_path / "studies", "--no-mlflow") as again, httpx.Client(base_url=again.url, timeout=30) as client:
+        assert leased(client, "free", "two")[0]["spec"] == trial["spec"]

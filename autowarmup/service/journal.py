@@ -38,6 +38,14 @@ class Granted(Frozen):
     seq: int = 0
 
 
+class Freed(Frozen):
+    """A trial was given back by its worker, or its lease has lapsed."""
+
+    kind: Literal["freed"] = "freed"
+    number: int
+    start: int
+
+
 class Reported(Frozen):
     """A worker's report was received, in the segment that begins at step ``start``."""
 
@@ -47,8 +55,8 @@ class Reported(Frozen):
     report: Report
 
 
-Entry = Annotated[Granted | Reported, Field(discriminator="kind")]
-READER: TypeAdapter[Granted | Reported] = TypeAdapter(Entry)
+Entry = Granted | Freed | Reported
+READER: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
 
 
 class Journal:
@@ -64,17 +72,17 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         whole = self._read()
-        self._left: dict[tuple[int, int], list[Granted | Reported]] = {}
+        self._left: dict[tuple[int, int], list[Entry]] = {}
         for line in whole:
             entry = READER.validate_json(line)
             self._left.setdefault((entry.number, entry.start), []).append(entry)
         self._write(whole)
 
-    def take(self, number: int, start: int) -> list[Granted | Reported]:
+    def take(self, number: int, start: int) -> list[Entry]:
         """What an earlier process has written of the segment of trial ``number`` that begins at step ``start``."""
         return self._left.pop((number, start), [])
 
-    def append(self, entry: Granted | Reported) -> None:
+    def append(self, entry: Entry) -> None:
         """Writes an entry, or nothing of it."""
         line = entry.model_dump_json().encode() + b"\n"
         try:

@@ -22,7 +22,7 @@ from autowarmup.reported import ReportedTrial
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import SegmentResult
 from autowarmup.service.bell import Bell
-from autowarmup.service.journal import Granted, Journal, Reported
+from autowarmup.service.journal import Freed, Granted, Journal, Reported
 from autowarmup.service.messages import Completion, Instruction, LeasedTrial, Report
 from autowarmup.service.open_trial import OpenTrial
 from autowarmup.service.problems import LeaseLapsedError, ServiceError, UnknownTrialError
@@ -274,6 +274,8 @@ class WorkersEngine:
                 trial.worker, trial.lease, trial.seq = entry.client, entry.lease, entry.seq
                 trial.state, trial.heard_at = "leased", self._clock()
                 trial.began_at = trial.began_at or time.time()
+            elif isinstance(entry, Freed):
+                trial.state, trial.worker, trial.lease = "wanted", None, None
             elif trial.state == "leased":
                 self._take(trial, entry.report)
         return trial.state != "wanted"
@@ -306,6 +308,7 @@ class WorkersEngine:
                 self._give_back(trial)
 
     def _give_back(self, trial: OpenTrial) -> None:
+        self._journal.append(Freed(number=trial.spec.number, start=trial.start))
         trial.state, trial.worker, trial.lease = "wanted", None, None
         self._wanted.append(trial.spec.number)
 
