@@ -7,17 +7,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.config import TuneConfig
+from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.service.messages import StudyRequest
+from autowarmup.service.summary import recorded
 from autowarmup.study.driver import conduct, opened_study
 from autowarmup.study.progress import Silent
-from autowarmup.study.store import StudyStore
+from autowarmup.study.store import StoredTrial, StudyStore
 from autowarmup.training.trace import Trace
 from tests.service import InOrder, Worker, report_of, service, started
 
@@ -307,3 +312,12 @@ def test_a_trial_that_was_given_back_is_free_after_a_restart(tmp_path: Path) -> 
         running.kill()
     with service(tmp_path / "studies", "--no-mlflow") as again, httpx.Client(base_url=again.url, timeout=30) as client:
         assert leased(client, "free", "two")[0]["spec"] == trial["spec"]
+
+
+def test_a_segment_that_was_stored_between_two_looks_does_no_harm() -> None:
+    """What is stored and what is not are read one after the other, while the study goes on."""
+    part = Trace(*[np.arange(4.0)] * 3)
+    spec = TrialSpec(number=0, candidate=0, role="proposal", seed=0, schedule=Schedule(peak=0.1, horizon=20))
+    trial = StoredTrial(spec, None, (SegmentResult(0, 4, part),))
+    following, later = replace(part, start=4), replace(part, start=8)
+    assert [recorded(trial, live).end for live in (None, part, following, later)] == [4, 4, 8, 4]

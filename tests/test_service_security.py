@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import re
@@ -182,12 +183,25 @@ def test_the_tracking_password_is_in_no_file_and_in_no_argument(tmp_path: Path) 
 
 
 def test_limits_answer_413_and_429(tmp_path: Path) -> None:
-    settings = ServiceSettings(folder=tmp_path / "studies", mlflow=False, most_studies=1, most_body=2_000)
+    settings = ServiceSettings(
+        folder=tmp_path / "studies", mlflow=False, most_studies=1, most_body=2_000, most_checkpoint=2_500
+    )
     with TestClient(make_app(settings), base_url="http://localhost") as client:
         study = {"total_steps": 100, "current_peak": 0.1}
         assert client.put("/v1/studies/one", json=study).status_code == 201
         assert client.put("/v1/studies/two", json=study).status_code == 429
         assert client.put("/v1/studies/two", json=study | {"task": {"x": "y" * 4_000}}).status_code == 413
+        wanted = {"client_id": "me", "wait_s": 10}
+        (trial,) = client.post("/v1/studies/one/trials:suggest", json=wanted).json()["trials"]
+        path = f"/v1/studies/one/trials/{trial['spec']['number']}/checkpoint"
+        for data in (b"x" * 3_000, iter([b"x" * 1_000] * 3)):  # which says its length, and which doesn't
+            answer = client.put(
+                path,
+                params={"lease": trial["lease"], "steps": 10},
+                content=data,
+                headers={"X-Checksum-SHA256": hashlib.sha256(b"x" * 3_000).hexdigest()},
+            )
+            assert answer.status_code == 413
 
 
 def test_a_report_shows_its_styles_and_pictures_and_runs_nothing(client: TestClient, tmp_path: Path) -> None:

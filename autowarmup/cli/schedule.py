@@ -9,7 +9,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from autowarmup.cli.common import JSON, NOTHING_STABLE, OK, Found, found, opened, status
+from autowarmup.cli.common import JSON, NOTHING_STABLE, OK, opened, status
 from autowarmup.errors import InputError, StudyError
 from autowarmup.export.base import Export
 from autowarmup.export.exporting import export
@@ -18,6 +18,7 @@ from autowarmup.schedule.duration import duration_steps
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import DECAYS, RULES, SHAPES, SearchSpace, presets
 from autowarmup.shell import printable
+from autowarmup.study.found import Found, found
 from autowarmup.values import explain
 
 LONGEST = 10**9

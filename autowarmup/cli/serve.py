@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from autowarmup.cli.common import NO_MLFLOW, tracked
 from autowarmup.errors import InputError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -26,7 +27,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--task-engine", type=click.Choice(["local", "ray"]), help="Where these train.  [default: local]")
 @click.option("--ray-address", metavar="HOST:PORT", help="That Ray cluster.")
 @click.option("--mlflow", metavar="URI", help="Tracking URI.  [default: MLFLOW_TRACKING_URI, or one in each study]")
-@click.option("--no-mlflow", is_flag=True, help="Don't track.")
+@NO_MLFLOW
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="A name that it is reached by.")
 @click.option("--root-path", metavar="PATH", help="The path under which a proxy serves it.")
 @click.option("--trusted-proxy", "trusted_proxies", multiple=True, metavar="ADDRESS", help="A proxy to believe.")
@@ -51,8 +52,5 @@ def serve(folder: Path, mlflow: str | None, no_mlflow: bool, **options: Any) -> 
     from autowarmup.service.server import serve as run
     from autowarmup.service.settings import ServiceSettings
 
-    if mlflow and no_mlflow:
-        raise click.UsageError("--mlflow and --no-mlflow exclude each other")
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    where = {"mlflow": mlflow or False} if mlflow or no_mlflow else {}
-    run(ServiceSettings(folder=folder.absolute(), **given, **where))
+    run(ServiceSettings(folder=folder.absolute(), **given, **tracked(mlflow, no_mlflow)))

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autowarmup.cli.common import JSON, STUDY, found, opened, plain, status
+from autowarmup.cli.common import JSON, STUDY, opened, plain, status
 from autowarmup.errors import StudyError
 from autowarmup.shell import command_line, printable
+from autowarmup.study.found import found
 
 if TYPE_CHECKING:
     from autowarmup.study.result import TrialRecord

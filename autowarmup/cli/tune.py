@@ -14,7 +14,7 @@ import click
 from pydantic import ValidationError
 
 import autowarmup
-from autowarmup.cli.common import INTERRUPTED, JSON, NOTHING_STABLE, OK, STUDY, opened
+from autowarmup.cli.common import INTERRUPTED, JSON, NO_MLFLOW, NOTHING_STABLE, OK, STUDY, opened, tracked
 from autowarmup.cli.session import Session
 from autowarmup.cli.summary import next_steps, result_json
 from autowarmup.errors import AutowarmupError, InputError, TaskFailedError
@@ -26,9 +26,6 @@ from autowarmup.values import explain
 if TYPE_CHECKING:
     from autowarmup.cli.command import Command
     from autowarmup.study.result import TuneResult
-
-
-NO_MLFLOW = click.option("--no-mlflow", is_flag=True, help="Don't track.")
 
 
 def _steps(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
@@ -163,7 +160,7 @@ def tune(
     if (today := _current(current, current_warmup, current_shape)) is not None:
         given["current"] = today
     where: dict[str, Any] = {"study": study} if study else {}
-    where |= _tracked(mlflow, no_mlflow)
+    where |= tracked(mlflow, no_mlflow)
     return _conduct(Command.of(task, given), where, as_json)
 
 
@@ -189,18 +186,11 @@ def resume(study: Path, mlflow: str | None, no_mlflow: bool, as_json: bool) -> i
     study = study.absolute()
     with opened(study) as store:
         known = recalled_uri(study, store.meta("mlflow")) or False
-    where = {"study": study, "mlflow": known} | _tracked(mlflow and tracking_uri(study, mlflow), no_mlflow)
+    where = {"study": study, "mlflow": known} | tracked(mlflow and tracking_uri(study, mlflow), no_mlflow)
     command = Command.load(study)
     if Path(command.folder).is_dir():
         os.chdir(command.folder)
     return _conduct(command, where, as_json)
-
-
-def _tracked(mlflow: str | None, no_mlflow: bool) -> dict[str, Any]:
-    """What ``autotune`` is told of MLflow; nothing where neither option was given."""
-    if mlflow and no_mlflow:
-        raise click.UsageError("--mlflow and --no-mlflow exclude each other")
-    return {"mlflow": mlflow or False} if mlflow or no_mlflow else {}
 
 
 def _conduct(command: Command, where: dict[str, Any], as_json: bool) -> int:

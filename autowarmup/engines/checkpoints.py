@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from autowarmup.errors import StudyError
 
 if TYPE_CHECKING:
-    from autowarmup.training.base import Writable
+    pass
 
 CHUNK = 2**20
 """Bytes read at a time while a file's checksum is computed."""
@@ -40,7 +40,7 @@ class Checkpoints:
         self._folder = folder
 
     @contextmanager
-    def writing(self, number: int, step: int) -> Iterator[Writable]:
+    def writing(self, number: int, step: int) -> Iterator[HashingFile]:
         """Opens the checkpoint of trial ``number`` at ``step`` for writing.
 
         Raises:
@@ -52,7 +52,7 @@ class Checkpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
             draft.unlink(missing_ok=True)
             with draft.open("xb") as file:  # "x": a new file, never one behind a link
-                hashing = _HashingFile(file)
+                hashing = HashingFile(file)
                 yield hashing
                 file.write(hashing.digest.digest())
                 file.flush()
@@ -83,6 +83,12 @@ class Checkpoints:
         """Bytes of the trial's state in a checkpoint that was opened for reading."""
         return os.fstat(file.fileno()).st_size - hashlib.sha256().digest_size
 
+    @staticmethod
+    def checksum(file: IO[bytes]) -> str:
+        """The SHA-256 checksum of that state, in hexadecimal digits. Leaves the file at its end."""
+        file.seek(Checkpoints.size(file))
+        return file.read().hex()
+
     def has(self, number: int, step: int) -> bool:
         """Whether there is a checkpoint of trial ``number`` at ``step``; it may be one that is not intact."""
         return self._path(number, step).exists()
@@ -96,7 +102,7 @@ class Checkpoints:
         return self._folder / f"trial-{number:05d}-{step:09d}.pt"
 
 
-class _HashingFile:
+class HashingFile:
     """A file that computes the checksum of what is written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:

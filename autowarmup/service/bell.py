@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Bell:
@@ -33,3 +36,20 @@ class Bell:
         finally:
             with self._lock:
                 self._listening.discard(entry)
+
+    async def when(self, found: Callable[[], T | None], seconds: float) -> T | None:
+        """What ``found`` returns, as soon as that is not None; None where that takes too long."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        with self.listening() as rung:
+            while True:
+                rung.clear()
+                if (value := found()) is not None or loop.time() >= end:
+                    return value
+                await rung_within(rung, end - loop.time())
+
+
+async def rung_within(rung: asyncio.Event, seconds: float) -> None:
+    """Waits for the bell that sets an event, at most so many seconds."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(rung.wait(), seconds)

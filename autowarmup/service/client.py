@@ -165,8 +165,7 @@ class ServiceClient:
     def upload_checkpoint(self, study: str, number: int, lease: str, step: int, file: IO[bytes]) -> None:
         """Hands in the checkpoint of a paused trial, as :meth:`Checkpoints.reading` has opened it."""
         size = Checkpoints.size(file)
-        file.seek(size)
-        headers = {"X-Checksum-SHA256": file.read().hex(), "Content-Length": str(size)}
+        headers = {"X-Checksum-SHA256": Checkpoints.checksum(file), "Content-Length": str(size)}
 
         def content() -> Iterator[bytes]:
             file.seek(0)

@@ -11,7 +11,7 @@ from autowarmup.errors import RemoteServiceError
 from autowarmup.search.trials import SegmentResult
 from autowarmup.service.client import RefusedError, ServiceClient
 from autowarmup.service.messages import MOST_STEPS, Completion, Instruction, LeasedTrial, Report
-from autowarmup.service.traces import report_of
+from autowarmup.service.traces import part_of, report_of
 from autowarmup.training.trace import Trace
 
 INTERVAL_S, INTERVAL_STEPS = 1.0, 100
@@ -132,16 +132,3 @@ class Reporter:
                     self._sent_at = time.monotonic()
                 except RemoteServiceError:
                     pass
-
-
-def part_of(trace: Trace, start: int, count: int) -> Trace:
-    """Steps of a trace, counted from its own first one.
-
-    >>> import numpy as np
-    >>> whole = Trace(*[np.arange(5.0)] * 3, start=10)
-    >>> part_of(whole, 2, 2).steps.tolist()
-    [12, 13]
-    """
-    part, first = slice(start, start + count), trace.start + start
-    evaluations = tuple(one for one in trace.evaluations if first < one.step <= first + count)
-    return Trace(trace.lr[part], trace.loss[part], trace.grad_norm[part], evaluations, first)

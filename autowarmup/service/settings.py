@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -40,7 +40,7 @@ class ServiceSettings(Frozen):
     tasks: Path | None = None
     task_engine: str = Field(default="local", pattern="^(local|ray)$")
     ray_address: str | None = None
-    mlflow: str | bool | None = None
+    mlflow: str | Literal[False] | None = None
     allowed_hosts: tuple[str, ...] = ()
     root_path: str = ""
     trusted_proxies: tuple[str, ...] = ()

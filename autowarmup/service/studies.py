@@ -157,6 +157,11 @@ class Studies:
         engine = self.study(name).engine
         return engine.live() if engine is not None else {}
 
+    def worker_of(self, name: str, number: int) -> str | None:
+        """Who trains a trial now."""
+        engine = self.study(name).engine
+        return engine.worker_of(number) if engine is not None else None
+
     def cancel(self, name: str) -> None:
         """Stops a study until it is resumed. Nothing that was stored is lost."""
         study = self.study(name)
@@ -187,15 +192,14 @@ class Studies:
         if wanted is False:
             return None
         return MlflowDelivery(
-            lambda: [study for study in [*self._studies.values()] if isinstance(study, WorkersStudy)],
-            wanted if isinstance(wanted, str) else None,
+            lambda: [study for study in [*self._studies.values()] if isinstance(study, WorkersStudy)], wanted
         )
 
     def _hosted(self, folder: Path, kept: Kept) -> HostedStudy:
         if kept.request.run is not None:
             return TaskStudy(folder, kept, self.settings, self._turn)
         wanted = self.settings.mlflow
-        uri = None if wanted is False else tracking_uri(folder, wanted if isinstance(wanted, str) else None)
+        uri = None if wanted is False else tracking_uri(folder, wanted)
         return WorkersStudy(folder, kept, uri)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from autowarmup.service.hosted import HostedStudy
 from autowarmup.service.messages import Best, StudySummary, TrialSummary
 from autowarmup.study.folder import STORE
 from autowarmup.study.standing import last_line
-from autowarmup.study.store import StoredTrial, StudyStore, is_begun
+from autowarmup.study.store import StoredTrial, store_if_begun
 from autowarmup.training.trace import Trace
 
 
@@ -47,9 +46,9 @@ class Stored:
     @classmethod
     def read(cls, folder: Path) -> Stored:
         """What is in the store now; nothing where there is none yet."""
-        if not is_begun(folder):
-            return cls()
-        with closing(StudyStore(folder)) as store:
+        with store_if_begun(folder) as store:
+            if store is None:
+                return cls()
             trials, config, verdict = store.trials(), store.meta("config") or {}, store.meta("verdict")
             return cls(
                 total_steps=config.get("total_steps"),
@@ -105,15 +104,26 @@ class Summaries:
         return known[1]
 
 
-def trial_summary(trial: StoredTrial, live: Trace | None, worker: str | None) -> TrialSummary:
+def recorded(trial: StoredTrial, live: Trace | None) -> Trace:
+    """All that a trial has recorded.
+
+    Args:
+        trial: as it is stored.
+        live: what was recorded beyond that. Where a segment was stored between the two looks, it doesn't fit, and what
+            is stored counts alone.
+    """
+    stored = trial.trace
+    return stored if live is None or live.start != stored.end else Trace.join([stored, live])
+
+
+def trial_summary(trial: StoredTrial, trace: Trace, worker: str | None) -> TrialSummary:
     """A trial in summary.
 
     Args:
         trial: as it is stored.
-        live: what it has recorded beyond that.
+        trace: all that it has recorded.
         worker: who trains it now.
     """
-    trace = trial.trace if live is None else Trace.join([trial.trace, live])
     last = trace.evaluations[-1] if trace.evaluations else None
     value = trial.objective.shown(trial.objective.of(last)) if last else math.nan
     return TrialSummary(

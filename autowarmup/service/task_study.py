@@ -92,7 +92,7 @@ class TaskStudy(HostedStudy):
 
     def _train(self) -> None:
         uri = self._settings.mlflow
-        env = os.environ | ({"MLFLOW_TRACKING_URI": uri} if isinstance(uri, str) else {})
+        env = os.environ | ({"MLFLOW_TRACKING_URI": uri} if uri else {})
         log = self.folder / "service.log"
         with open(log, "ab", opener=private) as output:
             self._process = subprocess.Popen(

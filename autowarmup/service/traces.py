@@ -41,6 +41,30 @@ def block_of(spec: TrialSpec, report: Report, known: int) -> Trace:
     return Trace(np.array(lr), np.array(report.losses[new]), np.array(norms), evaluations, known)
 
 
+def part_of(trace: Trace, start: int, count: int) -> Trace:
+    """Steps of a trace, counted from its own first one.
+
+    >>> import numpy as np
+    >>> whole = Trace(*[np.arange(5.0)] * 3, start=10)
+    >>> part_of(whole, 2, 2).steps.tolist()
+    [12, 13]
+    """
+    part, first = slice(start, start + count), trace.start + start
+    evaluations = tuple(one for one in trace.evaluations if first < one.step <= first + count)
+    return Trace(trace.lr[part], trace.loss[part], trace.grad_norm[part], evaluations, first)
+
+
+def recorded_of(trace: Trace) -> RecordedTrace:
+    """A trace as messages have it; the inverse of :func:`trace_of`."""
+    return RecordedTrace(
+        start=trace.start,
+        lrs=tuple(trace.lr.tolist()),
+        losses=tuple(trace.loss.tolist()),
+        grad_norms=tuple(trace.grad_norm.tolist()),
+        validation=tuple(map(validation_of, trace.evaluations)),
+    )
+
+
 def trace_of(recorded: RecordedTrace) -> Trace:
     """A trace as the service has it."""
     lr, loss, norm = (np.array(column, np.float64) for column in (recorded.lrs, recorded.losses, recorded.grad_norms))

@@ -39,7 +39,7 @@ class WorkersEngine:
         checkpoints: what workers have handed in of paused trials.
         slots: how many trials run at once; None: as many as there are workers.
         lease_s: seconds without a report after which a worker is lost.
-        bell: rings when something has changed; left out, one of its own.
+        bell: rings when something has changed.
         clock: seconds that only grow.
 
     Attributes:
@@ -54,10 +54,10 @@ class WorkersEngine:
         *,
         slots: int | None,
         lease_s: float,
-        bell: Bell | None = None,
+        bell: Bell,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.bell = bell or Bell()
+        self.bell = bell
         self._monitoring, self._objective = MonitorSettings.of(config), config.objective
         self._journal, self._checkpoints = journal, checkpoints
         self._slots, self._lease_s, self._clock = slots, lease_s, clock
@@ -150,9 +150,7 @@ class WorkersEngine:
                 return []
             self._heard[worker] = self._clock()
             self._reclaim()
-            mine = [trial for trial in self._open.values() if trial.state == "leased" and trial.worker == worker][
-                :count
-            ]
+            mine = [trial for trial in self._leased_trials() if trial.worker == worker][:count]
             for trial in mine:
                 trial.heard_at = self._clock()
             wanted = sorted(self._wanted, key=lambda number: self._open[number].worker != worker)
@@ -287,6 +285,9 @@ class WorkersEngine:
         trial.state, trial.heard_at = "leased", self._clock()
         trial.began_at = trial.began_at or time.time()
 
+    def _leased_trials(self) -> list[OpenTrial]:
+        return [trial for trial in self._open.values() if trial.state == "leased"]
+
     def _leased(self, trial: OpenTrial) -> LeasedTrial:
         assert trial.lease is not None
         return LeasedTrial(
@@ -303,8 +304,8 @@ class WorkersEngine:
     def _reclaim(self) -> None:
         """Wants the trials of lost workers again."""
         earliest = self._clock() - self._lease_s
-        for trial in self._open.values():
-            if trial.state == "leased" and trial.heard_at < earliest:
+        for trial in self._leased_trials():
+            if trial.heard_at < earliest:
                 self._give_back(trial)
 
     def _give_back(self, trial: OpenTrial) -> None:

@@ -15,7 +15,7 @@ from autowarmup.service.journal import Journal
 from autowarmup.service.workers import WorkersEngine
 from autowarmup.study.driver import conduct, opened_study
 from autowarmup.study.progress import Silent
-from autowarmup.study.store import StudyStore, is_begun
+from autowarmup.study.store import store_if_begun
 from autowarmup.tracking import remembered_uri
 
 LOG = logging.getLogger("autowarmup.service")
@@ -39,11 +39,10 @@ class WorkersStudy(HostedStudy):
     def start(self) -> None:
         request = self.kept.request
         assert self.config is not None
-        checkpoints = Checkpoints(self.folder / "checkpoints")
         self.engine = WorkersEngine(
             self.config,
             Journal(self.folder),
-            checkpoints,
+            Checkpoints(self.folder / "checkpoints"),
             slots=request.workers,
             lease_s=request.lease_s,
             bell=self.bell,
@@ -79,10 +78,8 @@ class WorkersStudy(HostedStudy):
 
 def has_verdict(folder: Path) -> bool:
     """Whether the study in a folder has come to its end."""
-    if not is_begun(folder):
-        return False
-    with closing(StudyStore(folder)) as store:
-        return store.meta("verdict") is not None
+    with store_if_begun(folder) as store:
+        return store is not None and store.meta("verdict") is not None
 
 
 def write_report(folder: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from itertools import pairwise
@@ -161,8 +161,17 @@ def _first_line(error: Exception) -> str:
     return printable(next(iter(str(error).splitlines()), type(error).__name__), longest=200)
 
 
-def is_begun(folder: Path) -> bool:
-    """Whether a folder holds a study that can be read: its driver has made the store."""
+@contextmanager
+def store_if_begun(folder: Path) -> Iterator[StudyStore | None]:
+    """The store of the study in a folder, to read from; None where its driver has not made it yet."""
+    if not _is_begun(folder):
+        yield None
+        return
+    with closing(StudyStore(folder)) as store:
+        yield store
+
+
+def _is_begun(folder: Path) -> bool:
     try:
         with closing(sqlite3.connect(f"{(folder / STORE).absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)) as db:
             return bool(db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'arrivals'").fetchone()[0])

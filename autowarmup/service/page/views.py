@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,9 +13,10 @@ from autowarmup.search.trials import COMPARED, Role
 from autowarmup.search.verdict import Verdict
 from autowarmup.service.messages import StudyDetails, TrialSummary
 from autowarmup.service.studies import Studies
-from autowarmup.service.summary import trial_summary
+from autowarmup.service.summary import recorded, trial_summary
+from autowarmup.study.found import Found, found
 from autowarmup.study.standing import in_words
-from autowarmup.study.store import StoredTrial, StudyStore, is_begun
+from autowarmup.study.store import StoredTrial, store_if_begun
 from autowarmup.training.objective import LOSS, Objective
 from autowarmup.training.trace import Outcome, Trace
 
@@ -156,22 +157,22 @@ def view(studies: Studies, name: str) -> StudyView:
     details, study, live = studies.details(name), studies.study(name), studies.live(name)
     trials: list[StoredTrial] = []
     config: TuneConfig | None = None
-    verdict = schedule = extrapolation = remembered = None
-    if is_begun(study.folder):
-        with closing(StudyStore(study.folder)) as store:
+    result: Found | None = None
+    remembered = None
+    with store_if_begun(study.folder) as store:
+        if store is not None:
             trials, remembered, stored = store.trials(), store.meta("mlflow"), store.meta("config")
             config = None if stored is None else TuneConfig.model_validate(stored)
-            verdict, schedule = store.meta("verdict"), store.meta("schedule")
-            extrapolation = store.meta("extrapolation")
+            result = found(store)
     return StudyView(
         details=details,
         objective=LOSS if config is None else config.objective,
         current=None if config is None else config.current_schedule,
-        trials=tuple(_trial(trial, live.get(trial.spec.number), _worker(studies, name, trial)) for trial in trials),
+        trials=tuple(_trial(trial, live, studies.worker_of(name, trial.spec.number)) for trial in trials),
         steps=details.steps + sum(map(len, live.values())),
-        verdict=None if verdict is None else Verdict.model_validate(verdict),
-        schedule=None if schedule is None else Schedule.model_validate(schedule),
-        extrapolation=extrapolation,
+        verdict=None if result is None else result.verdict,
+        schedule=None if result is None else result.schedule,
+        extrapolation=None if result is None else result.extrapolation,
         mlflow=study.kept.mlflow or _server(remembered),
         has_report=(study.folder / "report.html").is_file(),
     )
@@ -182,19 +183,9 @@ def settings_of(details: StudyDetails) -> str:
     return (details.config or details.request).model_dump_json(indent=2, exclude_defaults=True)
 
 
-def _trial(stored: StoredTrial, live: Trace | None, worker: str | None) -> TrialView:
-    trace = stored.trace
-    if live is not None and live.start == trace.end:  # else a segment was stored meanwhile
-        trace = Trace.join([trace, live])
-    else:
-        live = None
-    found = stored.instability
-    return TrialView(trial_summary(stored, live, worker), trace, found.step if found else None)
-
-
-def _worker(studies: Studies, name: str, trial: StoredTrial) -> str | None:
-    engine = studies.study(name).engine
-    return engine.worker_of(trial.spec.number) if engine is not None and trial.outcome is None else None
+def _trial(stored: StoredTrial, live: Mapping[int, Trace], worker: str | None) -> TrialView:
+    trace, instability = recorded(stored, live.get(stored.spec.number)), stored.instability
+    return TrialView(trial_summary(stored, trace, worker), trace, instability.step if instability else None)
 
 
 @lru_cache(maxsize=32)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from autowarmup.service.bell import rung_within
 from autowarmup.service.routes.common import AllStudies, StudyName
-from autowarmup.study.store import StudyStore, is_begun
+from autowarmup.study.store import StudyStore, store_if_begun
 
 router = APIRouter(prefix="/v1/studies/{study}", tags=["events"])
 
@@ -47,22 +47,13 @@ async def events(
             if over:
                 yield ServerSentEvent(event="end", data={"state": state})
                 return
-            await _rung_or_due(rung)
-
-
-async def _rung_or_due(rung: asyncio.Event) -> None:
-    try:
-        await asyncio.wait_for(rung.wait(), LOOK_S)
-    except TimeoutError:
-        return
+            await rung_within(rung, LOOK_S)
 
 
 def _segments_after(folder: Path, last: int) -> list[tuple[int, dict[str, Any]]]:
     """The segments that arrived after number ``last``; the first one of a study has number 1."""
-    if not is_begun(folder):
-        return []
-    with closing(StudyStore(folder)) as store:
-        return list(_read(store, last))
+    with store_if_begun(folder) as store:
+        return [] if store is None else list(_read(store, last))
 
 
 def _read(store: StudyStore, last: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +9,13 @@ from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from autowarmup.export.exporting import export
-from autowarmup.schedule.schedule import Schedule
-from autowarmup.search.verdict import Verdict
 from autowarmup.service.messages import VerdictAnswer
 from autowarmup.service.problems import ServiceError
 from autowarmup.service.routes.common import AllStudies, StudyName
 from autowarmup.service.security.headers import REPORT_POLICY
 from autowarmup.service.studies import Studies
-from autowarmup.study.store import StudyStore, is_begun
+from autowarmup.study.found import found
+from autowarmup.study.store import store_if_begun
 
 router = APIRouter(prefix="/v1/studies/{study}", tags=["results"])
 
@@ -28,7 +26,7 @@ JSON = "json"
 @router.get("/verdict")
 def verdict(study: StudyName, studies: AllStudies) -> VerdictAnswer:
     """The verdict with the evidence behind it, and the schedule to use."""
-    return found(studies, study)
+    return _answer(studies, study)
 
 
 @router.get("/schedule", response_class=Response)
@@ -39,7 +37,7 @@ def schedule(
     kind: Annotated[str, Query(pattern="^(code|config)$")] = "code",
 ) -> Response:
     """The schedule to use, as JSON or written down for a framework: as code, or as one of its own configurations."""
-    chosen = found(studies, study).schedule
+    chosen = _answer(studies, study).schedule
     if chosen is None:
         raise ServiceError(404, "No schedule", "the study found nothing stable: there is no schedule")
     if format == JSON:
@@ -63,22 +61,15 @@ def report(study: StudyName, studies: AllStudies) -> Response:
     return answer
 
 
-def found(studies: Studies, study: str) -> VerdictAnswer:
+def _answer(studies: Studies, study: str) -> VerdictAnswer:
     """What a study found.
 
     Raises:
         ServiceError: it has no verdict yet.
     """
-    folder = studies.folder(study)
-    if is_begun(folder):
-        with closing(StudyStore(folder)) as store:
-            stored, chosen = store.meta("verdict"), store.meta("schedule")
-            if stored is not None:
-                return VerdictAnswer(
-                    verdict=Verdict.model_validate(stored),
-                    schedule=None if chosen is None else Schedule.model_validate(chosen),
-                    extrapolation=store.meta("extrapolation"),
-                )
+    with store_if_begun(studies.folder(study)) as store:
+        if store is not None and (result := found(store)) is not None:
+            return VerdictAnswer(**vars(result))
     state = studies.study(study).state
     raise ServiceError(409, "No verdict yet", f"study {study!r} has no verdict yet: it is {state}", kind="no-verdict")
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import closing
-from typing import Annotated, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from autowarmup.engines.checkpoints import Checkpoints
+from autowarmup.engines.checkpoints import CHUNK, Checkpoints
 from autowarmup.search.config import MAX_STEPS
-from autowarmup.service.bell import Bell
 from autowarmup.service.messages import (
     MOST_STEPS,
     Completion,
@@ -30,18 +28,18 @@ from autowarmup.service.names import Lease
 from autowarmup.service.problems import NotReadyError, ServiceError, UnknownTrialError
 from autowarmup.service.routes.common import AllStudies, PageSize, PageToken, StudyName, TrialNumber, paged, position
 from autowarmup.service.studies import Studies
-from autowarmup.service.summary import trial_summary
-from autowarmup.service.traces import validation_of
+from autowarmup.service.summary import recorded, trial_summary
+from autowarmup.service.traces import part_of, recorded_of
 from autowarmup.service.workers import WorkersEngine
-from autowarmup.study.store import StoredTrial, StudyStore, is_begun
-from autowarmup.training.trace import Trace
+from autowarmup.study.store import StoredTrial, store_if_begun
 
 router = APIRouter(prefix="/v1/studies/{study}", tags=["trials"])
 
+FirstStep = Annotated[int, Query(ge=0, le=MAX_STEPS)]
+StepCount = Annotated[int, Query(ge=1, le=MOST_STEPS)]
+
 DECISION_S = 30.0
 """Seconds that the end of a segment waits for the search's decision; after that the worker asks again."""
-
-T = TypeVar("T")
 
 
 @router.post("/trials:suggest")
@@ -56,7 +54,7 @@ async def suggest(study: StudyName, body: SuggestRequest, studies: AllStudies) -
         found = engine.suggest(body.client_id, body.count) if engine.ready else []
         return Suggestion(trials=tuple(found), state="running") if found else None
 
-    return await _when(hosted.bell, leased, body.wait_s) or Suggestion(trials=(), state=hosted.state)
+    return await hosted.bell.when(leased, body.wait_s) or Suggestion(trials=(), state=hosted.state)
 
 
 @router.post("/trials/{number}/reports")
@@ -66,7 +64,7 @@ async def report(study: StudyName, number: TrialNumber, body: Report, studies: A
     instruction = engine.report(number, body)
     if instruction is not None:
         return instruction
-    decided = await _when(engine.bell, lambda: engine.decision(number, body.lease), DECISION_S)
+    decided = await engine.bell.when(lambda: engine.decision(number, body.lease), DECISION_S)
     return decided or engine.paused(number, body.lease)
 
 
@@ -79,10 +77,10 @@ async def complete(study: StudyName, number: TrialNumber, body: Completion, stud
 @router.get("/trials")
 def listed(study: StudyName, studies: AllStudies, page_size: PageSize = 100, page_token: PageToken = None) -> Trials:
     """The study's trials, in order of their numbers."""
-    start, folder = position(page_token), studies.folder(study)
-    if not is_begun(folder):
-        return Trials(trials=())
-    with closing(StudyStore(folder)) as store:
+    start = position(page_token)
+    with store_if_begun(studies.folder(study)) as store:
+        if store is None:
+            return Trials(trials=())
         numbers, following = paged(store.numbers(), page_size, start)
         trials = [store.trial(number) for number in numbers]
     return Trials(trials=tuple(_summaries(studies, study, trials)), next_page_token=following)
@@ -99,19 +97,12 @@ def trace(
     study: StudyName,
     number: TrialNumber,
     studies: AllStudies,
-    start: Annotated[int, Query(ge=0, le=MAX_STEPS)] = 0,
-    count: Annotated[int, Query(ge=1, le=MOST_STEPS)] = MOST_STEPS,
+    start: FirstStep = 0,
+    count: StepCount = MOST_STEPS,
 ) -> RecordedTrace:
     """What a trial has recorded, from step ``start`` on, at most ``count`` steps."""
-    whole = Trace.join([_stored(studies, study, number).trace, *_live(studies, study, number)])
-    part = slice(start, start + count)
-    return RecordedTrace(
-        start=start,
-        lrs=tuple(whole.lr[part].tolist()),
-        losses=tuple(whole.loss[part].tolist()),
-        grad_norms=tuple(whole.grad_norm[part].tolist()),
-        validation=tuple(validation_of(one) for one in whole.evaluations if start < one.step <= start + count),
-    )
+    whole = recorded(_stored(studies, study, number), studies.live(study).get(number))
+    return recorded_of(part_of(whole, start, count))
 
 
 @router.get("/trials/{number}/learning-rates")
@@ -119,8 +110,8 @@ def learning_rates(
     study: StudyName,
     number: TrialNumber,
     studies: AllStudies,
-    start: Annotated[int, Query(ge=0, le=MAX_STEPS)] = 0,
-    count: Annotated[int, Query(ge=1, le=MOST_STEPS)] = MOST_STEPS,
+    start: FirstStep = 0,
+    count: StepCount = MOST_STEPS,
 ) -> LearningRates:
     """The learning rates that a trial is to apply, from step ``start`` on, at most ``count`` of them."""
     schedule = _stored(studies, study, number).spec.schedule
@@ -142,15 +133,10 @@ async def put_checkpoint(
     engine, folder = studies.engine(study), studies.folder(study) / "checkpoints"
     if not engine.checkpoint_wanted(number, lease, steps):
         return
-    digest, size, most = hashlib.sha256(), 0, studies.settings.most_checkpoint
     with Checkpoints(folder).writing(number, steps) as file:
         async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise ServiceError(413, "Too large", f"a checkpoint may have {most:,} bytes")
-            digest.update(part)
             await asyncio.to_thread(file.write, part)
-        if digest.hexdigest() != checksum:
+        if file.digest.hexdigest() != checksum:
             raise ServiceError(422, "Can't be used", "the checkpoint is not what its checksum says: send it again")
 
 
@@ -159,22 +145,19 @@ def checkpoint(
     study: StudyName, number: TrialNumber, steps: Annotated[int, Query(ge=1, le=MAX_STEPS)], studies: AllStudies
 ) -> StreamingResponse:
     """The checkpoint of a paused trial, as a worker has handed it in."""
-    opened = Checkpoints(studies.folder(study) / "checkpoints").reading(number, steps)
-    file = opened.__enter__()
-    if file is None:
-        opened.__exit__(None, None, None)
-        raise ServiceError(404, "No such checkpoint", f"there is no checkpoint of trial {number} at step {steps}")
+    with ExitStack() as stack:
+        file = stack.enter_context(Checkpoints(studies.folder(study) / "checkpoints").reading(number, steps))
+        if file is None:
+            raise ServiceError(404, "No such checkpoint", f"there is no checkpoint of trial {number} at step {steps}")
+        size, opened = Checkpoints.size(file), stack.pop_all()
 
     async def parts() -> AsyncIterator[bytes]:
         left = size
-        try:
-            while left and (part := await asyncio.to_thread(file.read, min(left, 2**20))):
+        with opened:
+            while left and (part := await asyncio.to_thread(file.read, min(left, CHUNK))):
                 left -= len(part)
                 yield part
-        finally:
-            opened.__exit__(None, None, None)
 
-    size = Checkpoints.size(file)
     return StreamingResponse(parts(), media_type="application/octet-stream", headers={"Content-Length": str(size)})
 
 
@@ -182,44 +165,22 @@ async def _ready(studies: Studies, study: str) -> WorkersEngine:
     """The study's engine, once it knows its trials: after a restart that takes a moment."""
     engine = studies.engine(study)
     if not engine.ready:
-        await _when(engine.bell, lambda: engine.ready or studies.study(study).state != "running" or None, DECISION_S)
+        await engine.bell.when(lambda: engine.ready or studies.study(study).state != "running" or None, DECISION_S)
     if not engine.ready:
         raise NotReadyError(study)
     return engine
 
 
-async def _when(bell: Bell, found: Callable[[], T | None], seconds: float) -> T | None:
-    """What ``found`` returns, as soon as that is not None; None where that takes too long."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    with bell.listening() as rung:
-        while True:
-            rung.clear()
-            if (value := found()) is not None or loop.time() >= end:
-                return value
-            try:
-                await asyncio.wait_for(rung.wait(), end - loop.time())
-            except TimeoutError:
-                return found()
-
-
 def _stored(studies: Studies, study: str, number: int) -> StoredTrial:
-    folder = studies.folder(study)
-    if not is_begun(folder):
-        raise UnknownTrialError(number)
-    with closing(StudyStore(folder)) as store:
-        if number not in store.numbers():
+    with store_if_begun(studies.folder(study)) as store:
+        if store is None or number not in store.numbers():
             raise UnknownTrialError(number)
         return store.trial(number)
 
 
-def _live(studies: Studies, study: str, number: int) -> list[Trace]:
-    return [trace for known, trace in studies.live(study).items() if known == number]
-
-
 def _summaries(studies: Studies, study: str, trials: list[StoredTrial]) -> list[TrialSummary]:
-    live, engine = studies.live(study), studies.study(study).engine
+    live = studies.live(study)
     return [
-        trial_summary(trial, live.get(trial.spec.number), engine.worker_of(trial.spec.number) if engine else None)
+        trial_summary(trial, recorded(trial, live.get(trial.spec.number)), studies.worker_of(study, trial.spec.number))
         for trial in trials
     ]
