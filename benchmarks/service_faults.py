@@ -24,10 +24,8 @@ from typing import Any
 import httpx
 
 from autowarmup.service.messages import StudyRequest
-from autowarmup.study.driver import conduct, opened_study
-from autowarmup.study.progress import Silent
 from autowarmup.study.store import StudyStore
-from tests.service import InOrder, RunningService, loss_of, report_of, started
+from tests.service import RunningService, loss_of, replay, report_of, started
 
 PAGE = Path(__file__).parent / "results" / "service_faults.md"
 REQUEST = {"total_steps": 200, "current_peak": 0.001, "lease_s": 5}
@@ -247,10 +245,10 @@ def check(folder: Path, happened: Happened) -> None:
             assert trial.trace.loss.tolist() == [loss_of(plan, seed, step) for step in range(len(trial.trace))]
             happened.counts["trials"] += 1
             happened.counts["optimizer steps"] += len(trial.trace)
-        with tempfile.TemporaryDirectory() as other, opened_study(Path(other) / "again", config, None) as again:
-            again.set_meta("slots", store.meta("slots"))
-            conduct(again, config, InOrder(store), Silent())
-            assert again.meta("verdict") == store.meta("verdict"), folder
+        with tempfile.TemporaryDirectory() as other:
+            replay(store, config, Path(other) / "again")
+            with closing(StudyStore(Path(other) / "again")) as again:
+                assert again.meta("verdict") == store.meta("verdict"), folder
         happened.counts["studies"] += 1
 
 

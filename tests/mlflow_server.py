@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,8 @@ from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.search.verdict import Verdict
 from autowarmup.study.store import StudyStore
 from autowarmup.training.trace import Evaluation, Outcome, Trace
+
+T = TypeVar("T")
 
 STUDY = "3f0c6f8a5f7e4c1d9b2a7e6d5c4b3a21"
 STARTED = 1_750_000_000.0
@@ -216,11 +218,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+def wait_until(condition: Callable[[], T], seconds: float) -> T:
+    """What the condition returns, as soon as that is true."""
     limit = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < limit, f"still not so after {seconds:g} s"
         time.sleep(0.1)
+    return found
 
 
 def children(process: int) -> list[int]:

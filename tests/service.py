@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,9 +17,13 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from autowarmup.engines.base import Segment
+from autowarmup.engines.base import Engine, Observe, Segment
 from autowarmup.schedule.schedule import Schedule
+from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import SegmentResult
+from autowarmup.service.client import ServiceClient
+from autowarmup.study.driver import conduct, opened_study
+from autowarmup.study.progress import Silent
 from autowarmup.study.store import StudyStore
 
 STARTED_S = 60
@@ -187,27 +192,26 @@ class Worker:
         return found
 
 
-class InOrder:
-    """An engine that gives the results that a store has, in its order of arrival, to a search that decides anew."""
+class StoredResults:
+    """An engine that trains nothing: it gives the results that a store has.
+
+    Args:
+        store: the store of a study that has ended.
+    """
 
     def __init__(self, store: StudyStore) -> None:
-        self._order = store.arrivals()
         self._store = store
-        self._started: dict[int, Segment] = {}
-        self._slots = int(store.meta("slots"))
+        self._started: deque[Segment] = deque()
 
     def slots(self) -> int:
-        return self._slots
+        return 1
 
     def start(self, segment: Segment) -> None:
-        self._started[segment.spec.number] = segment
+        self._started.append(segment)
 
-    def wait(self, observe: Any) -> SegmentResult:
-        arrival = self._order.pop(0)
-        segment = self._started.pop(arrival.number)
-        assert segment.until == arrival.until
-        self._slots = arrival.slots
-        result = self._store.segment(arrival.number, arrival.until)
+    def wait(self, observe: Observe) -> SegmentResult:
+        segment = self._started.popleft()
+        result = self._store.segment(segment.spec.number, segment.until)
         assert result is not None
         assert result.trace.start == segment.past.end
         return result
@@ -215,3 +219,69 @@ class InOrder:
     def release(self, number: int) -> None: ...
 
     def close(self) -> None: ...
+
+
+class InOrder:
+    """An engine whose segments end in the order of arrival that a store has, with the slots of that time.
+
+    Args:
+        store: the store of a study that has ended.
+        engine: runs the segments, one after the other.
+    """
+
+    def __init__(self, store: StudyStore, engine: Engine) -> None:
+        self._order, self._slots = deque(store.arrivals()), int(store.meta("slots"))
+        self._engine = engine
+        self._started: dict[int, Segment] = {}
+
+    def slots(self) -> int:
+        return self._slots
+
+    def start(self, segment: Segment) -> None:
+        self._started[segment.spec.number] = segment
+
+    def wait(self, observe: Observe) -> SegmentResult:
+        arrival = self._order.popleft()
+        segment = self._started.pop(arrival.number)
+        assert segment.until == arrival.until
+        self._slots = arrival.slots
+        self._engine.start(segment)
+        return self._engine.wait(observe)
+
+    def release(self, number: int) -> None:
+        self._engine.release(number)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def replay(store: StudyStore, config: TuneConfig, folder: Path, engine: Engine | None = None) -> None:
+    """Has a search decide anew, in another folder, given the order of arrival that a store has.
+
+    Args:
+        store: the store of a study that has ended.
+        config: that study's.
+        folder: where the study is conducted again.
+        engine: runs its segments; left out, their results come from the store.
+    """
+    with opened_study(folder, config, None) as again:
+        conduct(again, config, InOrder(store, engine or StoredResults(store)), Silent())
+
+
+def token_file(folder: Path, text: str) -> Path:
+    """A file of tokens that is its owner's alone, new or written anew."""
+    path = folder / "tokens.txt"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path
+
+
+@contextmanager
+def guarded_service(folder: Path, name: str, token: str) -> Iterator[tuple[ServiceClient, Path]]:
+    """A service that asks for tokens: its client, and the file of the tokens."""
+    tokens = token_file(folder, f"{name} {token}\n")
+    with (
+        service(folder / "studies", "--no-mlflow", "--token-file", str(tokens)) as found,
+        ServiceClient(found.url, token) as client,
+    ):
+        yield client, tokens

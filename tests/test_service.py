@@ -16,15 +16,12 @@ import numpy as np
 import pytest
 
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import SegmentResult, TrialSpec
 from autowarmup.service.messages import StudyRequest
 from autowarmup.service.summary import recorded
-from autowarmup.study.driver import conduct, opened_study
-from autowarmup.study.progress import Silent
 from autowarmup.study.store import StoredTrial, StudyStore
 from autowarmup.training.trace import Trace
-from tests.service import InOrder, Worker, report_of, service, started
+from tests.service import Worker, replay, report_of, service, started
 
 REQUEST = {"total_steps": 100, "current_peak": 0.001}
 
@@ -90,22 +87,15 @@ def test_the_trials_are_those_of_an_engine_that_runs_them_in_the_same_order(
             thread.join(120)
     folder = Path(client.headers["X-Folder"]) / "order"
     config = StudyRequest.model_validate(REQUEST).config()
-    with closing(StudyStore(folder)) as store:
-        found, again = store, replayed(store, config, tmp_path / "again")
+    with closing(StudyStore(folder)) as found:
+        replay(found, config, tmp_path / "again")
+    with closing(StudyStore(folder)) as found, closing(StudyStore(tmp_path / "again")) as again:
         assert json.dumps(again.meta("verdict")) == json.dumps(found.meta("verdict"))
         assert again.numbers() == found.numbers()
         for number in found.numbers():
             one, other = found.trial(number), again.trial(number)
             assert (one.spec, one.outcome) == (other.spec, other.outcome)
             assert one.trace.to_bytes() == other.trace.to_bytes()
-        again.close()
-
-
-def replayed(store: StudyStore, config: TuneConfig, folder: Path) -> StudyStore:
-    with opened_study(folder, config, None) as again:
-        again.set_meta("slots", store.meta("slots"))
-        conduct(again, config, InOrder(store), Silent())
-    return StudyStore(folder)
 
 
 def test_the_same_request_again_changes_nothing_and_another_one_is_refused(client: httpx.Client) -> None:

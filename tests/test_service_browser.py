@@ -19,7 +19,7 @@ from PIL import Image
 
 from docs.screenshots import chromium, page
 from tests.mlflow_server import wait_until
-from tests.service import Worker, service, steep_loss
+from tests.service import Worker, service, steep_loss, token_file
 
 TOKEN = "alice-0123456789abcdef"
 ASKED = {"total_steps": 400, "current_peak": 0.02, "budget": "16 runs", "task": {"model": "MLP", "data": "digits"}}
@@ -56,9 +56,7 @@ def working(url: str, study: str, name: str, throttle: Throttle) -> Iterator[thr
 @pytest.mark.slow
 @pytest.mark.browser
 def test_one_logs_in_and_watches_a_study(tmp_path: Path) -> None:
-    file = tmp_path / "tokens.txt"
-    file.touch(mode=0o600)
-    file.write_text(f"alice {TOKEN}\n")
+    file = token_file(tmp_path, f"alice {TOKEN}\n")
     pictures = Path(os.environ.get("PICTURES", tmp_path))
     throttle, second = Throttle(), Throttle()
     with (

@@ -12,7 +12,7 @@ import pytest
 
 from autowarmup import Schedule
 from autowarmup.service.client import ServiceClient
-from tests.service import service
+from tests.service import guarded_service
 from tests.test_study import ROOT
 
 TOKEN = "5f3a" * 8
@@ -24,15 +24,8 @@ NEEDED = {"node": ["node"], "sh": ["sh", "curl", "jq", "awk"]}
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServiceClient, Path]]:
     """A service, and the file of its tokens."""
-    folder = tmp_path_factory.mktemp("service")
-    tokens = folder / "tokens"
-    tokens.write_text(f"loop {TOKEN}\n")
-    tokens.chmod(0o600)
-    with (
-        service(folder / "studies", "--no-mlflow", "--token-file", str(tokens)) as found,
-        ServiceClient(found.url, TOKEN) as client,
-    ):
-        yield client, tokens
+    with guarded_service(tmp_path_factory.mktemp("service"), "loop", TOKEN) as found:
+        yield found
 
 
 @pytest.mark.parametrize("program", ["node", pytest.param("sh", marks=pytest.mark.slow)])

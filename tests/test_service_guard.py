@@ -22,15 +22,13 @@ from autowarmup.service.security.limits import MOST_CLIENTS, Pace, RequestRate
 from autowarmup.service.security.sessions import COOKIE, KEY_FILE, LASTS_S, Sessions
 from autowarmup.service.security.tokens import Tokens
 from autowarmup.service.settings import ServiceSettings
+from tests.service import token_file
 
 ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdef"
 
 
-def token_file(folder: Path, text: str = f"# the team\nalice {ALICE}\n\nbob {BOB}\n") -> Path:
-    path = folder / "tokens.txt"
-    path.touch(mode=0o600)
-    path.write_text(text)
-    return path
+def tokens_of(folder: Path, text: str = f"# the team\nalice {ALICE}\n\nbob {BOB}\n") -> Path:
+    return token_file(folder, text)
 
 
 def client_for(tmp_path: Path, **settings: Any) -> TestClient:
@@ -64,7 +62,7 @@ def client_for(tmp_path: Path, **settings: Any) -> TestClient:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> TestClient:
-    return client_for(tmp_path, token_file=token_file(tmp_path))
+    return client_for(tmp_path, token_file=tokens_of(tmp_path))
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -75,7 +73,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def test_a_token_belongs_to_its_client(tmp_path: Path) -> None:
-    tokens = Tokens(token_file(tmp_path))
+    tokens = Tokens(tokens_of(tmp_path))
     assert tokens.client_of(ALICE) == "alice"
     assert tokens.client_of(BOB) == "bob"
     for wrong in ("", ALICE[:-1], f"{ALICE} ", "alice", "\udcff", "ä"):
@@ -83,21 +81,21 @@ def test_a_token_belongs_to_its_client(tmp_path: Path) -> None:
 
 
 def test_the_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
-    path = token_file(tmp_path)
+    path = tokens_of(tmp_path)
     tokens = Tokens(path)
-    token_file(tmp_path, f"bob {BOB}\n")
+    tokens_of(tmp_path, f"bob {BOB}\n")
     assert tokens.client_of(ALICE) is None
     assert tokens.client_of(BOB) == "bob"
     path.unlink()
     with pytest.raises(InputError, match="can't be read"):
         tokens.client_of(BOB)
-    token_file(tmp_path)
+    tokens_of(tmp_path)
     assert tokens.client_of(ALICE) == "alice"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
-    path = token_file(tmp_path)
+    path = tokens_of(tmp_path)
     path.chmod(mode)
     with pytest.raises(InputError, match="chmod 600"):
         Tokens(path)
@@ -118,7 +116,7 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
 )
 def test_a_file_that_makes_no_sense_is_refused_without_showing_a_token(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        Tokens(token_file(tmp_path, text))
+        Tokens(tokens_of(tmp_path, text))
     assert not [word for word in (ALICE, BOB, "secret-word") if word in str(caught.value)]
 
 
@@ -126,7 +124,7 @@ def test_a_file_that_makes_no_sense_is_refused_without_showing_a_token(tmp_path:
 
 
 def test_a_session_is_its_client_s_and_ends_with_its_token(tmp_path: Path) -> None:
-    tokens = Tokens(token_file(tmp_path))
+    tokens = Tokens(tokens_of(tmp_path))
     sessions = Sessions(tmp_path, tokens)
     cookie = sessions.cookie("alice")
     assert ALICE not in cookie
@@ -134,14 +132,14 @@ def test_a_session_is_its_client_s_and_ends_with_its_token(tmp_path: Path) -> No
     assert Sessions(tmp_path, tokens).client_of(cookie) == "alice", "the service was started again"
     for wrong in ("", "alice", cookie[:-1], cookie.replace("alice", "bob"), "nobody.x.y"):
         assert sessions.client_of(wrong) is None
-    token_file(tmp_path, f"alice {ALICE}-new\nbob {BOB}\n")
+    tokens_of(tmp_path, f"alice {ALICE}-new\nbob {BOB}\n")
     assert sessions.client_of(cookie) is None
     (tmp_path / KEY_FILE).unlink()
     assert Sessions(tmp_path, tokens).client_of(sessions.cookie("bob")) is None
 
 
 def test_a_session_ends_after_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = Sessions(tmp_path, Tokens(token_file(tmp_path)))
+    sessions = Sessions(tmp_path, Tokens(tokens_of(tmp_path)))
     cookie = sessions.cookie("alice")
     for seconds, expected in ((LASTS_S - 60, "alice"), (LASTS_S + 60, None)):
         with monkeypatch.context() as patched:
@@ -151,11 +149,11 @@ def test_a_session_ends_after_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_sessions_key_is_the_owner_s_alone(tmp_path: Path) -> None:
-    Sessions(tmp_path, Tokens(token_file(tmp_path)))
+    Sessions(tmp_path, Tokens(tokens_of(tmp_path)))
     assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
     os.truncate(tmp_path / KEY_FILE, 3)
     with pytest.raises(StudyError, match="damaged"):
-        Sessions(tmp_path, Tokens(token_file(tmp_path)))
+        Sessions(tmp_path, Tokens(tokens_of(tmp_path)))
 
 
 # --- Authentication ---------------------------------------------------------------------------------------
@@ -188,7 +186,7 @@ def test_a_browser_is_sent_to_the_login(guarded: TestClient) -> None:
 
 
 def test_behind_a_proxy_s_path_the_same_routes_are_open(tmp_path: Path) -> None:
-    client = client_for(tmp_path, token_file=token_file(tmp_path), root_path="/tune")
+    client = client_for(tmp_path, token_file=tokens_of(tmp_path), root_path="/tune")
     for start in ("", "/tune"):
         assert client.get(f"{start}/healthz").status_code == 200
         assert client.get(f"{start}/v1/name").status_code == 401
@@ -200,7 +198,7 @@ def test_nobody_is_let_in_while_the_token_file_is_unusable(guarded: TestClient, 
     (tmp_path / "tokens.txt").write_text("alice\n")
     assert guarded.get("/v1/name", headers=bearer(ALICE)).status_code == 503
     assert guarded.get("/healthz").status_code == 200
-    token_file(tmp_path)
+    tokens_of(tmp_path)
     assert guarded.get("/v1/name", headers=bearer(ALICE)).status_code == 200
 
 
@@ -271,7 +269,7 @@ def test_long_addresses_and_many_headers_are_refused(guarded: TestClient) -> Non
 
 
 def test_a_client_that_sends_too_many_requests_is_told_when_to_come_back(tmp_path: Path) -> None:
-    client = client_for(tmp_path, token_file=token_file(tmp_path), requests_per_s=0.5)
+    client = client_for(tmp_path, token_file=tokens_of(tmp_path), requests_per_s=0.5)
     assert client.get("/v1/name", headers=bearer(ALICE)).status_code == 200
     refused = client.get("/v1/name", headers=bearer(ALICE))
     assert refused.status_code == 429

@@ -17,7 +17,7 @@ from autowarmup.service.app import make_app
 from autowarmup.service.hosted import Kept
 from autowarmup.service.settings import ServiceSettings
 from tests.mlflow_server import wait_until
-from tests.service import Worker, report_of, steep_loss
+from tests.service import Worker, report_of, steep_loss, token_file
 
 TOKEN = "alice-0123456789abcdef"
 REQUEST = {"total_steps": 100, "current_peak": 0.001}
@@ -45,9 +45,7 @@ def finished(client: TestClient) -> str:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[TestClient]:
-    file = tmp_path / "tokens.txt"
-    file.touch(mode=0o600)
-    file.write_text(f"alice {TOKEN}\n")
+    file = token_file(tmp_path, f"alice {TOKEN}\n")
     settings = ServiceSettings(folder=tmp_path / "studies", mlflow=False, token_file=file)
     with TestClient(make_app(settings), base_url="http://localhost", follow_redirects=False) as opened:
         yield opened

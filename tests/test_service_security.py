@@ -26,7 +26,7 @@ from autowarmup.service.security.tokens import Tokens
 from autowarmup.service.server import serve
 from autowarmup.service.settings import ServiceSettings
 from autowarmup.study.store import StudyStore
-from tests.service import Worker, service, started
+from tests.service import Worker, service, started, token_file
 
 ROOT = Path(__file__).parents[1]
 TOKEN, OTHER = "a" * 32, "b" * 32
@@ -34,10 +34,7 @@ OPEN = {"/healthz", "/readyz", "/version", "/login", "/static/{path:path}"}
 
 
 def tokens(folder: Path) -> Path:
-    path = folder / "tokens.txt"
-    path.touch(mode=0o600)
-    path.write_text(f"alice {TOKEN}\nbob {OTHER}\n")
-    return path
+    return token_file(folder, f"alice {TOKEN}\nbob {OTHER}\n")
 
 
 @pytest.fixture

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from autowarmup.service.app import make_app
 from autowarmup.service.settings import ServiceSettings
+from tests.mlflow_server import wait_until
 from tests.service import Worker, service, started
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
@@ -29,14 +27,6 @@ def task():
     y = x @ torch.arange(8.0)[:, None]
     return {"model_fn": lambda: nn.Linear(8, 1), "data": ((x[:192], y[:192]), (x[192:], y[192:])), "total_steps": 40}
 """
-
-
-def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.2)
-    return found
 
 
 def tasks(folder: Path) -> Path:
@@ -57,11 +47,11 @@ def test_the_service_trains_the_operators_tasks(tmp_path: Path) -> None:
         assert client.put("/v1/studies/mine", json={"run": "linear", "total_steps": 50, "seed": 3}).status_code == 201
         refused = client.post("/v1/studies/mine/trials:suggest", json={"client_id": "me"})
         assert refused.json()["type"] == "urn:autowarmup:no-workers"
-        summary = until(lambda: (s := client.get("/v1/studies/mine").json())["state"] == "finished" and s)
+        summary = wait_until(lambda: (s := client.get("/v1/studies/mine").json())["state"] == "finished" and s, 90)
         assert summary["total_steps"] == 50
         assert summary["verdict"] == "tuned"
         assert client.put("/v1/studies/bad", json={"run": "broken"}).status_code == 201
-        failed = until(lambda: (s := client.get("/v1/studies/bad").json())["state"] == "failed" and s)
+        failed = wait_until(lambda: (s := client.get("/v1/studies/bad").json())["state"] == "failed" and s, 90)
         assert "mat1 and mat2 shapes cannot be multiplied" in failed["failure"]
 
 
@@ -76,11 +66,11 @@ def test_a_task_study_of_a_killed_service_goes_on_and_leaves_no_process(tmp_path
     options = ["--no-mlflow", "--tasks", str(folder)]
     running = started(tmp_path / "studies", *options)
     assert httpx.put(f"{running.url}/v1/studies/mine", json={"run": "slow"}, timeout=30).status_code == 201
-    until(lambda: httpx.get(f"{running.url}/v1/studies/mine").json()["steps"] > 0)
+    wait_until(lambda: httpx.get(f"{running.url}/v1/studies/mine").json()["steps"] > 0, 90)
     running.kill()
-    until(lambda: not processes_with(str(tmp_path / "studies" / "mine")))
+    wait_until(lambda: not processes_with(str(tmp_path / "studies" / "mine")), 90)
     with service(tmp_path / "studies", *options) as again:
-        until(lambda: httpx.get(f"{again.url}/v1/studies/mine").json()["state"] == "finished")
+        wait_until(lambda: httpx.get(f"{again.url}/v1/studies/mine").json()["state"] == "finished", 90)
 
 
 def processes_with(text: str) -> list[str]:
@@ -101,7 +91,7 @@ def test_mlflow_has_every_trial_of_a_workers_study(tmp_path: Path) -> None:
     with service(tmp_path / "studies") as running, httpx.Client(base_url=running.url, timeout=30) as client:
         client.put("/v1/studies/told", json={"total_steps": 60, "current_peak": 0.001})
         Worker(client, "told", "one").work()
-        until(lambda: json.loads((tmp_path / "studies/told/request.json").read_text()).get("delivered"))
+        wait_until(lambda: json.loads((tmp_path / "studies/told/request.json").read_text()).get("delivered"), 90)
         trials = len(client.get("/v1/studies/told/trials").json()["trials"])
     import mlflow
 

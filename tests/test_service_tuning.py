@@ -21,7 +21,7 @@ from autowarmup.service.tuning import request_of
 from autowarmup.study.result import TuneResult
 from autowarmup.study.store import StudyStore
 from tests import worker_tasks
-from tests.service import service
+from tests.service import guarded_service
 from tests.test_service_workers import TASKS, Recorded, ended, worker
 from tests.test_study import ROOT, findings
 
@@ -31,15 +31,8 @@ TOKEN = "5f3a" * 8
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServiceClient, Path]]:
     """A service that asks for tokens, and the file of its tokens."""
-    folder = tmp_path_factory.mktemp("service")
-    tokens = folder / "tokens"
-    tokens.write_text(f"me {TOKEN}\n")
-    tokens.chmod(0o600)
-    with (
-        service(folder / "studies", "--no-mlflow", "--token-file", str(tokens)) as found,
-        ServiceClient(found.url, TOKEN) as client,
-    ):
-        yield client, tokens
+    with guarded_service(tmp_path_factory.mktemp("service"), "me", TOKEN) as found:
+        yield found
 
 
 def where(client: ServiceClient) -> dict[str, Any]:

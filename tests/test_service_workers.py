@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import pytest
 
 from autowarmup import autotune
 from autowarmup.api import task_of
-from autowarmup.engines.base import Observe, Segment
 from autowarmup.engines.local import LocalEngine, MonitorSettings
 from autowarmup.errors import InputError, RemoteServiceError
 from autowarmup.search.config import TuneConfig
@@ -25,14 +24,13 @@ from autowarmup.service.client import RefusedError, ServiceClient, token_from
 from autowarmup.service.messages import StudyRequest, SuggestRequest
 from autowarmup.service.reporter import DroppedError, Reporter
 from autowarmup.service.worker import Worker, check_task
-from autowarmup.study.driver import conduct, opened_study
 from autowarmup.study.progress import Silent
 from autowarmup.study.store import StudyStore
 from autowarmup.training.trace import Evaluation, Trace
 from tests import worker_tasks
-from tests.mlflow_server import free_port
+from tests.mlflow_server import free_port, wait_until
 from tests.namespaces import hosts, needs_namespaces
-from tests.service import service, started
+from tests.service import replay, service, started, token_file
 from tests.test_study import ROOT, findings
 
 TASKS = ROOT / "tests" / "worker_tasks.py"
@@ -67,14 +65,6 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     said = process.communicate(timeout=240)[1]
     assert process.returncode == code, said
     return said
-
-
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Waits for something."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 class Recorded(Silent):
@@ -169,7 +159,9 @@ def test_a_trial_without_a_checkpoint_is_trained_again(running: tuple[ServiceCli
     client.put("again", request_of(config_of_local(tmp_path / "local", "loop"), lease_s=5.0))
     lost = worker(client.url, "again", "loop", "--client-id", "lost")
     try:
-        until(lambda: client.details("again").trials.get("open", 0) > 0 and client.details("again").steps >= 30)
+        wait_until(
+            lambda: client.details("again").trials.get("open", 0) > 0 and client.details("again").steps >= 30, 60
+        )
     finally:
         lost.kill()
         lost.communicate()
@@ -187,7 +179,7 @@ def test_the_server_is_killed_and_the_workers_go_on(tmp_path: Path) -> None:
         client.put("killed", request_of(config))
         workers = [worker(server.url, "killed", "cohort") for _ in range(2)]
         for steps in (1, 100):
-            until(lambda wanted=steps: client.details("killed").steps >= wanted)  # type: ignore[misc]
+            wait_until(lambda wanted=steps: client.details("killed").steps >= wanted, 60)  # type: ignore[misc]
             server.kill()
             server = started(folder, "--no-mlflow", port=port)
         try:
@@ -222,7 +214,9 @@ def test_an_interrupted_worker_gives_its_trial_back(running: tuple[ServiceClient
     client, _ = running
     client.put("returned", request_of(config_of_local(tmp_path / "local", "slow_free")))
     process = worker(client.url, "returned", "slow_free", "--client-id", "guest")
-    until(lambda: client.trial("returned", 0).worker == "guest" if client.details("returned").trials else False)
+    wait_until(
+        lambda: client.trial("returned", 0).worker == "guest" if client.details("returned").trials else False, 60
+    )
     process.send_signal(signal.SIGTERM)
     assert "interrupted: its trial goes to another worker" in ended(process, 130)
     assert client.trial("returned", 0).worker is None
@@ -306,27 +300,6 @@ def test_a_lease_is_kept_while_a_step_takes_long_and_lapses_after_that(running: 
         reporter.end(SegmentResult(leased.spec.number, leased.until, Trace.empty()))
 
 
-class InOrder(LocalEngine):
-    """The local engine, with segments that end in a given order."""
-
-    def __init__(self, task: Any, folder: Path, monitoring: MonitorSettings, store: StudyStore) -> None:
-        super().__init__(task, folder, monitoring)
-        self._order, self._slots = store.arrivals(), int(store.meta("slots"))
-        self._started: dict[int, Segment] = {}
-
-    def slots(self) -> int:
-        return self._slots
-
-    def start(self, segment: Segment) -> None:
-        self._started[segment.spec.number] = segment
-
-    def wait(self, observe: Observe) -> SegmentResult:
-        arrival = self._order.pop(0)
-        self._slots = arrival.slots
-        super().start(self._started.pop(arrival.number))
-        return super().wait(observe)
-
-
 @pytest.mark.slow
 @needs_namespaces
 @pytest.mark.parametrize("task", ["slow_cohort", "slow_free"])
@@ -335,9 +308,7 @@ def test_three_hosts_and_one_is_lost(tmp_path: Path, task: str) -> None:
     local engine finds to the bit; without, what it finds when its segments end in the same order."""
     config, folder = config_of_local(tmp_path / "local", task), tmp_path / "studies"
     names = ["alice", "bob", "carol"]
-    tokens = tmp_path / "tokens"
-    tokens.write_text("".join(f"{name} {name}-{'0' * 32}\n" for name in [*names, "me"]))
-    tokens.chmod(0o600)
+    tokens = token_file(tmp_path, "".join(f"{name} {name}-{'0' * 32}\n" for name in [*names, "me"]))
     for name in names:
         (tmp_path / name).write_text(f"{name}-{'0' * 32}\n")
     with (
@@ -362,9 +333,8 @@ def test_three_hosts_and_one_is_lost(tmp_path: Path, task: str) -> None:
     with closing(StudyStore(folder / "shared")) as store:
         assert len(store.arrivals()) > len(store.numbers())
         task_made = task_of(**getattr(worker_tasks, task)())
-        engine = InOrder(task_made, tmp_path / "checkpoints", MonitorSettings.of(config), store)
-        with opened_study(tmp_path / "replayed", config, None) as replayed:
-            conduct(replayed, config, engine, Silent())
+        engine = LocalEngine(task_made, tmp_path / "checkpoints", MonitorSettings.of(config))
+        replay(store, config, tmp_path / "replayed", engine)
     assert findings(folder / "shared") == findings(tmp_path / "replayed")
 
 
