@@ -231,6 +231,17 @@ def studies(stack: Stack) -> list[dict[str, Any]]:
     return found
 
 
+def delivered(stack: Stack) -> None:
+    """Waits until MLflow has all runs of the studies, and none of them as running."""
+    trials = {one["id"]: sum(one["trials"].values()) for one in studies(stack)}
+
+    def settled() -> bool:
+        states = {name: runs(stack, name) for name in trials}
+        return all(len(states[name]) == 1 + trials[name] and "RUNNING" not in states[name] for name in trials)
+
+    wait(stack, settled, lambda: ({name: runs(stack, name) for name in trials}, trials))
+
+
 def wait(stack: Stack, done: Callable[[], bool], what: Callable[[], object]) -> None:
     stack.wait(done, LIMIT_S, "waited for too long", what)
 
@@ -327,13 +338,7 @@ def test_a_study_on_ray_outlives_its_nodes(stack: Stack) -> None:
 @pytest.mark.xdist_group("compose")
 @pytest.mark.timeout(600)
 def test_all_runs_are_in_mlflow_and_none_is_left_running(stack: Stack) -> None:
-    found = {one["id"]: sum(one["trials"].values()) for one in studies(stack)}
-
-    def settled() -> bool:
-        states = {name: runs(stack, name) for name in found}
-        return all(len(states[name]) == 1 + found[name] and "RUNNING" not in states[name] for name in found)
-
-    wait(stack, settled, lambda: ({name: runs(stack, name) for name in found}, found))
+    delivered(stack)
 
 
 @pytest.mark.slow
@@ -346,6 +351,7 @@ def test_a_backup_brings_everything_back(stack: Stack) -> None:
             results = [service.get(f"/v1/studies/{name}/result").text for name in names]
         return names, results, [sorted(runs(stack, name)) for name in names]
 
+    delivered(stack)
     before = known()
     for line in commands("Backup"):
         stack.compose(line)
