@@ -19,12 +19,14 @@ from autowarmup.study.result import TuneResult
 
 if TYPE_CHECKING:
     from autowarmup.audit.rate_audit import RateAudit
+    from autowarmup.guard.guard import Guard
     from autowarmup.training.loop import LoopRun
 
 __version__ = "0.1.0"
 __all__ = [
     "AutowarmupError",
     "Detectors",
+    "Guard",
     "Instability",
     "LoopRun",
     "ParameterGroup",
@@ -38,11 +40,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``LoopRun`` and ``RateAudit`` when asked for: their modules need torch."""
+    """``Guard``, ``LoopRun`` and ``RateAudit`` when asked for: their modules need torch."""
     if name == "LoopRun":
         from autowarmup.training.loop import LoopRun
 
         return LoopRun
+    if name == "Guard":
+        from autowarmup.guard.guard import Guard
+
+        return Guard
     if name == "RateAudit":
         from autowarmup.audit.rate_audit import RateAudit
 

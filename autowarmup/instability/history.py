@@ -89,7 +89,7 @@ class History:
         """Takes in one step; its loss is finite."""
         self.count += 1
         if self.count > 8:
-            self.excess = step.loss - self._expected()
+            self.excess = step.loss - self.expected()
             self.excesses.append(self.excess)
             middle = median(self.excesses)
             self.sigma = MAD_TO_SIGMA * median([abs(excess - middle) for excess in self.excesses])
@@ -117,7 +117,7 @@ class History:
         sizes = sorted([abs(excess) for excess in list(self.excesses)[:-4]])
         return sizes[int(0.9 * len(sizes))] if sizes else 0.0
 
-    def _expected(self) -> float:
+    def expected(self) -> float:
         """The next loss on the line through the medians of the window's two halves, but not below the lowest loss of
         the later half."""
         losses = list(self.losses)

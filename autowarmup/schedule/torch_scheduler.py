@@ -82,8 +82,12 @@ class ScheduleLR(LRScheduler):
                 f"To go on from another scheduler's run, make it anew: schedule.scheduler(optimizer, last_step=...)"
             )
         self._check_groups(state_dict["ratios"])
-        self.last_epoch = state_dict["last_epoch"]
         self.ratios = list(state_dict["ratios"])
+        self.apply(state_dict["last_epoch"])
+
+    def apply(self, step: int) -> None:
+        """Sets the optimizer's learning rates to those of a step, counted from 0."""
+        self.last_epoch = step
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             set_lr(group, lr)

@@ -14,7 +14,8 @@ from typing import IO, Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 import autowarmup
-from autowarmup.engines.checkpoints import CHUNK, Checkpoints
+from autowarmup import checked_file
+from autowarmup.engines.checkpoints import Checkpoints
 from autowarmup.errors import InputError, RemoteServiceError
 from autowarmup.search.trials import TrialSpec
 from autowarmup.service.messages import (
@@ -164,13 +165,13 @@ class ServiceClient:
 
     def upload_checkpoint(self, study: str, number: int, lease: str, step: int, file: IO[bytes]) -> None:
         """Hands in the checkpoint of a paused trial, as :meth:`Checkpoints.reading` has opened it."""
-        size = Checkpoints.size(file)
-        headers = {"X-Checksum-SHA256": Checkpoints.checksum(file), "Content-Length": str(size)}
+        size = checked_file.size(file)
+        headers = {"X-Checksum-SHA256": checked_file.checksum(file), "Content-Length": str(size)}
 
         def content() -> Iterator[bytes]:
             file.seek(0)
             left = size
-            while part := file.read(min(CHUNK, left)):
+            while part := file.read(min(checked_file.CHUNK, left)):
                 left -= len(part)
                 yield part
 
@@ -185,7 +186,7 @@ class ServiceClient:
             with self._http.stream("GET", path, params={"steps": step}) as answer:
                 if answer.is_success:
                     with checkpoints.writing(number, step) as file:
-                        for part in answer.iter_bytes(CHUNK):
+                        for part in answer.iter_bytes(checked_file.CHUNK):
                             file.write(part)
                 else:
                     answer.read()

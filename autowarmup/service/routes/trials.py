@@ -10,7 +10,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from autowarmup.engines.checkpoints import CHUNK, Checkpoints
+from autowarmup import checked_file
+from autowarmup.engines.checkpoints import Checkpoints
 from autowarmup.search.config import MAX_STEPS
 from autowarmup.service.messages import (
     MOST_STEPS,
@@ -149,12 +150,12 @@ def checkpoint(
         file = stack.enter_context(Checkpoints(studies.folder(study) / "checkpoints").reading(number, steps))
         if file is None:
             raise ServiceError(404, "No such checkpoint", f"there is no checkpoint of trial {number} at step {steps}")
-        size, opened = Checkpoints.size(file), stack.pop_all()
+        size, opened = checked_file.size(file), stack.pop_all()
 
     async def parts() -> AsyncIterator[bytes]:
         left = size
         with opened:
-            while left and (part := await asyncio.to_thread(file.read, min(left, CHUNK))):
+            while left and (part := await asyncio.to_thread(file.read, min(left, checked_file.CHUNK))):
                 left -= len(part)
                 yield part
 

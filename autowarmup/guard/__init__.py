@@ -1,0 +1,1 @@
+"""A guard for real training runs: judges every optimizer step before the weights change."""

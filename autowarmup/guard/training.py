@@ -1,0 +1,119 @@
+"""The training that a guard watches: model, optimizers and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from autowarmup.training import rng
+
+State = dict[str, Any]
+
+
+class Stateful(Protocol):
+    """What can be saved and restored."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training: what is watched, saved and restored.
+
+    Args:
+        optimizers: at least one.
+        model: the model; None where nothing is to be saved.
+        averaged, scaler, loader: see :class:`autowarmup.guard.guard.Guard`.
+    """
+
+    optimizers: Sequence[Optimizer]
+    model: nn.Module | None
+    averaged: Stateful | None
+    scaler: torch.amp.GradScaler | None
+    loader: Stateful | None
+
+    @property
+    def lr(self) -> float:
+        """The highest learning rate of the optimizers' parameter groups."""
+        return max(float(group["lr"]) for one in self.optimizers for group in one.param_groups)
+
+    @property
+    def device(self) -> torch.device:
+        """That of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def rescales(self) -> bool:
+        """Whether a gradient scaler looks for its scale, so that it skips steps now and then."""
+        return self.scaler is not None and self.scaler.is_enabled()
+
+    @property
+    def has_state(self) -> bool:
+        """Whether an optimizer has a state."""
+        return any(optimizer.state for optimizer in self.optimizers)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the optimizers."""
+        return (one for optimizer in self.optimizers for group in optimizer.param_groups for one in group["params"])
+
+    def numbers(self, loss: Tensor | float, grad_norm: Tensor | float | None) -> Tensor:
+        """Loss and gradient norm, shape ``(2,)``, on the device. Without a norm it is that of the gradients as they
+        are, unscaled."""
+        if grad_norm is None:
+            if self.scaler is not None:
+                for optimizer in self.optimizers:
+                    self.scaler.unscale_(optimizer)
+            grad_norm = nn.utils.get_total_norm([one.grad for one in self.parameters() if one.grad is not None])
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
+        numbers = [torch.as_tensor(one, device=self.device) for one in (loss, grad_norm)]
+        return torch.stack([number.detach().float().reshape(()) for number in numbers])
+
+    def clear(self) -> None:
+        """Clears the gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def is_finite(self) -> bool:
+        """Whether all weights are finite."""
+        norms = torch._foreach_norm([one.detach() for one in self.parameters() if one.numel()], float("inf"))
+        return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+
+    def state(self) -> State:
+        """All that is needed to go on; the tensors are the training's own."""
+        assert self.model is not None
+        others = {"averaged": self.averaged, "scaler": self.scaler, "loader": self.loader}
+        return {
+            "model": self.model.state_dict(),
+            "buffers": dict(self.model.named_buffers()),  # those that a state dict leaves out
+            "optimizers": [one.state_dict() for one in self.optimizers],
+            "random": rng.portable(rng.capture(self.device)),
+        } | {name: one.state_dict() for name, one in others.items() if one is not None}
+
+    @torch.no_grad()
+    def go_back(self, state: State) -> None:
+        """Puts back model, optimizers, averaged weights and scaler. Position in the data and random states stay."""
+        assert self.model is not None
+        self.model.load_state_dict(state["model"])
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(state["buffers"][name])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for name, one in (("averaged", self.averaged), ("scaler", self.scaler)):
+            if one is not None:
+                one.load_state_dict(state[name])
+
+    def go_on(self, state: State, random: State) -> None:
+        """Puts back everything."""
+        self.go_back(state)
+        if self.loader is not None:
+            self.loader.load_state_dict(state["loader"])
+        rng.restore(rng.usable(random), self.device)
