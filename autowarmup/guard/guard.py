@@ -94,7 +94,7 @@ class Guard:
         >>> schedule = Schedule(peak=0.1, horizon=10, warmup_steps=4, shape="linear")
         >>> guard = Guard(schedule, optimizer, mode="protect", model=model)
         >>> for step in range(3):
-        ...     loss = model(torch.ones(1, 2) * (float("inf") if step == 1 else 1.0)).square().sum()
+        ...     loss = model(torch.ones(1, 2)).square().sum() * (float("inf") if step == 1 else 1.0)
         ...     loss.backward()
         ...     if guard.step(loss):
         ...         optimizer.step()
