@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,14 +18,15 @@ Column = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 WINDOW = 20
 """Steps whose median loss is compared."""
-WIDTH = 4.0
+WIDTH = 8.0
 """How many spreads above the expected loss count as having left it."""
 PATIENCE = 0.05
 """For how long, as a share of the horizon, but at least 20 steps."""
 
 
-class ExpectedLoss:
-    """The level of the loss in the study's own runs of the schedule, and whether a run has left it.
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The level of the loss in the study's own runs of the schedule.
 
     The level is the median of the last 20 losses. Its spread is that between runs under several seeds, pooled over a
     tenth of the horizon, but at least the standard error of a level and a hundredth of the level.
@@ -34,22 +36,22 @@ class ExpectedLoss:
         spread: its spread at each step.
     """
 
-    def __init__(self, level: Column, spread: Column) -> None:
-        self.level, self.spread = level, spread
-        self._losses: list[float] = []
-        self._patience = max(20, round(PATIENCE * len(level)))
-        self._above = Lasting()
-        self._told = False
+    level: Column
+    spread: Column
 
     @classmethod
-    def of(cls, result: TuneResult) -> ExpectedLoss | None:
+    def of(cls, result: TuneResult) -> Band | None:
         """From a study's runs of its schedule; None where it trained shorter runs than the schedule's, or none of them
         to the end."""
         schedule = result.schedule
         numbers = [one.number for one in result.records if one.schedule == schedule and one.outcome == "completed"]
         if not numbers:
             return None
-        losses = np.array([result.trace(number).loss for number in numbers])
+        return cls.from_runs(np.array([result.trace(number).loss for number in numbers]))
+
+    @classmethod
+    def from_runs(cls, losses: np.ndarray[Any, np.dtype[np.float64]]) -> Band:
+        """From the losses of some runs, shape ``(runs, steps)``."""
         levels = np.array([_levels(run) for run in losses])
         level = np.median(levels, axis=0)
         noise = np.array([np.std(np.diff(run)) / math.sqrt(2.0) for run in losses]).mean()
@@ -57,27 +59,42 @@ class ExpectedLoss:
         between = levels.std(axis=0, ddof=1) if len(levels) > 1 else np.zeros_like(level)
         return cls(level, np.maximum(_pooled(between, max(1, len(level) // 10)), least))
 
+
+class ExpectedLoss:
+    """Compares a run's loss with the band.
+
+    Args:
+        band: what is expected.
+    """
+
+    def __init__(self, band: Band) -> None:
+        self.band = band
+        self._losses: list[float] = []
+        self._patience = max(20, round(PATIENCE * len(band.level)))
+        self._above = Lasting()
+
     def observe(self, step: int, loss: float) -> Finding | None:
-        """Whether the run has left what is expected, told once.
+        """Whether the run has left what is expected.
 
         Args:
             step: the step of the run, counted from 0.
             loss: its loss, finite.
         """
         self._losses = [*self._losses[-WINDOW + 1 :], loss]
-        if step >= len(self.level) or step < WINDOW or self._told:
+        if step >= len(self.band.level) or step < WINDOW:
             return None
-        level, limit = median(self._losses), self.level[step] + WIDTH * self.spread[step]
+        level, limit = median(self._losses), self.band.level[step] + WIDTH * self.band.spread[step]
         self._above.add(Step(step, 0.0, loss, math.nan), bool(level > limit))
         if self._above.since is None or self._above.steps < self._patience:
             return None
-        self._told = True
-        expected = float(self.level[step])
+        ago, self._above = step - self._above.since.number, Lasting()
+        expected = float(self.band.level[step])
         return Finding(
             reason="off-forecast",
-            ago=step - self._above.since.number,
+            ago=ago,
+            fatal=True,
             message=f"the loss is at {level:.4g}, where the study's runs were at {expected:.4g}",
-            evidence={"level": level, "expected": expected, "spread": float(self.spread[step])},
+            evidence={"level": level, "expected": expected, "spread": float(self.band.spread[step])},
         )
 
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from autowarmup.errors import InputError
 from autowarmup.guard.agreement import Agreement
 from autowarmup.guard.events import Action, Event, Finding
-from autowarmup.guard.expected import ExpectedLoss
+from autowarmup.guard.expected import Band
 from autowarmup.guard.judge import Judge
 from autowarmup.guard.plan import Plan
 from autowarmup.guard.policy import LOWER, Policy
@@ -123,16 +123,16 @@ class Guard:
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        self._schedule, expected = _planned(schedule)
+        self._schedule, band = _planned(schedule)
         _check(mode, optimizers, model, max_interventions, snapshot_every, keep)
         self._protects = mode == "protect"
         self._training = Training(optimizers, model, averaged, scaler, loader)
         self._plan = Plan(self._schedule)
-        base_lr = self._training.lr
+        base_lr = self._training.base_lr
         self._schedulers = [self._plan.scheduler(one, base_lr=base_lr) for one in optimizers]
         self._agreement = Agreement()
         horizon = self._schedule.horizon
-        self._judge = Judge(detectors or Detectors(), horizon, trivial_loss, expected)
+        self._judge = Judge(detectors or Detectors(), horizon, trivial_loss, band)
         self._policy = Policy(horizon, self._schedule.duration, max_interventions)
         self._folder = None if folder is None else Path(folder)
         self._snapshots = Snapshots(keep, self._folder, self._agreement.first)
@@ -143,8 +143,7 @@ class Guard:
         self._on_event = on_event
         self._record = Record(Path(record)) if record is not None and self._agreement.first else None
         if self._record:
-            band = expected and (expected.level.tolist(), expected.spread.tolist())
-            self._record.begin(self._schedule, mode, band or None)
+            self._record.begin(self._schedule, mode, band)
         self._step = 0
         self._ended = False
         self.events: list[Event] = []
@@ -227,7 +226,7 @@ class Guard:
         """
         if "judge" not in state_dict:
             raise InputError(f"this is not the state of a Guard: it has {sorted(state_dict)}")
-        self._judge = Judge.restored(bytes(state_dict["judge"].tolist()))
+        self._judge = self._judge.restored(bytes(state_dict["judge"].tolist()))
         self._plan.load_state_dict(state_dict["plan"])
         self._policy.load_state_dict(state_dict["policy"])
         self._step, self._had_state = state_dict["step"], state_dict["had_state"]
@@ -339,18 +338,22 @@ class Guard:
 
     def _rewind(self, step: int, finding: Finding) -> int | None:
         """Goes back to the newest intact snapshot from before the damage; returns its step, None where there is none.
-        A warm-up goes on from where it was then; the decay isn't gone back in, so that the run ends when it should."""
-        found = self._snapshots.newest_before(self._judge.count - finding.ago - HEALTHY, self._agreement.from_first)
+        A warm-up goes on from where it was then; the decay isn't gone back in, so that the run ends when it should. Of
+        a lost optimizer state only that is put back: the weights are good."""
+        margin = 0 if finding.reason == "optimizer-state-lost" else HEALTHY
+        found = self._snapshots.newest_before(self._judge.count - finding.ago - margin, self._agreement.from_first)
         if found is None:
             return None
         snapshot, state = found
-        self._training.go_back(state)
         guard = state["guard"]
-        self._judge = Judge.restored(bytes(guard["judge"].tolist()))
         self._had_state = guard["had_state"]
+        if finding.reason == "optimizer-state-lost":
+            self._training.restore_optimizers(state)
+            return snapshot
+        self._training.go_back(state)
+        self._judge = self._judge.restored(bytes(guard["judge"].tolist()))
         self._plan.return_to(guard["position"], step + 1)
-        if finding.reason != "optimizer-state-lost":
-            self._plan.lower(LOWER)
+        self._plan.lower(LOWER)
         return snapshot
 
     def _snapshot_if_due(self, step: int) -> None:
@@ -371,7 +374,7 @@ class Guard:
             scheduler.apply(step)
 
 
-def _planned(schedule: Schedule | TuneResult) -> tuple[Schedule, ExpectedLoss | None]:
+def _planned(schedule: Schedule | TuneResult) -> tuple[Schedule, Band | None]:
     """The schedule, and the loss that is expected with it."""
     if isinstance(schedule, Schedule):
         return schedule, None
@@ -379,7 +382,7 @@ def _planned(schedule: Schedule | TuneResult) -> tuple[Schedule, ExpectedLoss | 
         raise InputError(f"schedule={short(schedule)}: must be a Schedule, or the result of a study")
     if schedule.schedule is None:
         raise InputError(f"the study in {schedule.study} found no stable schedule: there is nothing to apply")
-    return schedule.schedule, ExpectedLoss.of(schedule)
+    return schedule.schedule, Band.of(schedule)
 
 
 def _check(mode: str, optimizers: list[Any], model: nn.Module | None, most: int, every: int | None, keep: int) -> None:

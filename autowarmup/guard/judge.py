@@ -9,7 +9,7 @@ from typing import Any
 
 from autowarmup.errors import InputError
 from autowarmup.guard.events import Finding
-from autowarmup.guard.expected import ExpectedLoss
+from autowarmup.guard.expected import Band, ExpectedLoss
 from autowarmup.guard.outliers import Outliers
 from autowarmup.instability.forest import Forest, shipped
 from autowarmup.instability.instability import Instability
@@ -23,19 +23,24 @@ class Judge:
         detectors: the thresholds.
         horizon: optimizer steps of the run.
         trivial_loss: the loss of the best predictor that ignores its input; None where it isn't known.
-        expected: the loss that a study expects at each step; None where there is no study.
+        band: the loss that a study expects at each step; None where there is no study.
 
     Attributes:
         count: steps that were applied.
     """
 
-    def __init__(
-        self, detectors: Detectors, horizon: int, trivial_loss: float | None, expected: ExpectedLoss | None
-    ) -> None:
+    def __init__(self, detectors: Detectors, horizon: int, trivial_loss: float | None, band: Band | None) -> None:
         self.count = 0
+        self._settings = detectors, horizon, trivial_loss
+        self._band = band
+        self._expected = ExpectedLoss(band) if band else None
+        self.forget_data()
+
+    def forget_data(self) -> None:
+        """The data have changed: what was seen before says nothing about them."""
+        detectors, horizon, trivial_loss = self._settings
         self._monitor = detectors.monitor(horizon, trivial_loss)
         self._outliers = Outliers()
-        self._expected = expected
 
     def look(self, loss: float, grad_norm: float) -> Finding | None:
         """What is wrong with a batch.
@@ -65,25 +70,20 @@ class Judge:
         self.count += 1
         return _finding(found) if found else off
 
-    def forget_data(self) -> None:
-        """The data have changed: single batches are compared with those from now on."""
-        self._outliers.forget()
-
     def saved(self) -> bytes:
         """Its state."""
         file = io.BytesIO()
         _Pickler(file).dump(self)
         return file.getvalue()
 
-    @staticmethod
-    def restored(state: bytes) -> Judge:
-        """A judge in a saved state.
+    def restored(self, state: bytes) -> Judge:
+        """A judge in a saved state, with this one's band.
 
         Raises:
             InputError: the state is not a judge's, or another version's.
         """
         try:
-            judge = _Unpickler(io.BytesIO(state)).load()
+            judge = _Unpickler(io.BytesIO(state), self._band).load()
         except (pickle.UnpicklingError, AttributeError, ImportError, EOFError, IndexError) as error:
             raise InputError(
                 f"the guard's state can't be read: {error}. It was saved by another version, or is damaged; without it "
@@ -104,17 +104,21 @@ def _finding(found: Instability) -> Finding:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes a judge without the score of silent failure, which comes with the package."""
+    """Writes a judge without what doesn't change: the score of silent failure, and the band."""
 
     def persistent_id(self, value: Any) -> str | None:
-        return "forest" if isinstance(value, Forest) else None
+        return {Forest: "forest", Band: "band"}.get(type(value))
 
 
 class _Unpickler(pickle.Unpickler):
     """Reads what :class:`_Pickler` has written, and nothing else: only classes of detectors and guard are built."""
 
-    def persistent_load(self, name: str) -> Forest:
-        return shipped()
+    def __init__(self, file: io.BytesIO, band: Band | None) -> None:
+        super().__init__(file)
+        self._constant = {"forest": shipped(), "band": band}
+
+    def persistent_load(self, name: str) -> Any:
+        return self._constant[name]
 
     def find_class(self, module: str, name: str) -> Any:
         ours = module.startswith(("autowarmup.instability.", "autowarmup.guard.", "autowarmup.values"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import deque
 
 from autowarmup.guard.events import Finding
@@ -12,29 +13,29 @@ from autowarmup.instability.history import History, Step
 class Outliers:
     """Compares a step's loss and gradient norm with those of the steps that were applied.
 
-    A batch is an outlier where both are records by a wide margin: the loss's excess over its trend against the highest
-    excess of the last 500 steps, the gradient's norm against the largest of the last 40. Each alone counts from a
-    much wider margin on. During warm-up both fall, so a record says more than a number of standard deviations, which
-    the fall inflates.
+    Three factors tell an outlier, and their geometric mean counts: the loss's excess over its trend as a multiple of
+    the highest excess of the last 500 steps; the same excess as a share of the progress that the run has made; the
+    gradient's norm as a multiple of the largest of the last 40 steps. During warm-up loss and gradient fall, so a
+    record says more than a number of standard deviations, which the fall inflates. Right after an outlier less is
+    enough: bad batches come in bursts.
     """
 
-    BOTH = 3.0
-    """Where loss and gradient are records, by how much each must be one."""
+    MEAN, LEAST = 3.7, (3.0, 1.0, 1.0)
+    """The geometric mean of the factors, and what each must be at least."""
+    MEAN_AFTER, LEAST_AFTER = 1.8, (1.5, 0.5, 0.7)
+    """The same right after an outlier."""
+    MOST = 100.0
+    """What more of a factor counts as."""
     GRADIENT, LOSS = 20.0, 10.0
-    """By how much the gradient or the loss alone must be a record."""
-    SHARE = 0.3
-    """The least excess of the loss, as a share of the progress made."""
+    """The multiple of the gradient that counts alone, and that of the loss where the gradient isn't known."""
     FIRST = 20
     """Steps before the first judgement."""
 
     def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Begins anew, as where the data have changed."""
         self._history = History()
         self._excesses: deque[float] = deque(maxlen=500)
         self._norms: deque[float] = deque(maxlen=40)
+        self._bursting = False
 
     def look(self, loss: float, grad_norm: float) -> Finding | None:
         """What is wrong with a batch.
@@ -49,16 +50,20 @@ class Outliers:
         expected = history.expected()
         excess = loss - expected
         record = max(history.reach, max(self._excesses, default=0.0))
-        height = excess / record if record > 0 else math.inf if excess > 0 else 0.0
-        if excess < self.SHARE * history.progress:
-            height = 0.0
-        largest = max(self._norms, default=0.0)
-        growth = grad_norm / largest if largest > 0 and math.isfinite(grad_norm) else 0.0
-        if min(height, growth) <= self.BOTH and growth <= self.GRADIENT and height <= self.LOSS:
+        height = _multiple(excess, record)
+        share = _multiple(excess, history.progress)
+        measured = math.isfinite(grad_norm)
+        growth = _multiple(grad_norm, max(self._norms, default=0.0)) if measured else 0.0
+        mean, least = (self.MEAN_AFTER, self.LEAST_AFTER) if self._bursting else (self.MEAN, self.LEAST)
+        factors = [min(factor, self.MOST) for factor in (height, share, growth)]
+        together = all(map(operator.ge, factors, least)) and math.prod(factors) > mean**3
+        alone = growth > self.GRADIENT if measured else height > self.LOSS and share >= 1.0
+        if not together and not alone:
             return None
-        evidence = {"loss": loss, "expected": expected, "excess over record": min(height, 1e6)}
+        self._bursting = True
+        evidence = {"loss": loss, "expected": expected, "excess over record": height, "excess over progress": share}
         message = f"the loss of this batch is {loss:.4g}, expected {expected:.4g}"
-        if math.isfinite(grad_norm):
+        if measured:
             evidence |= {"gradient norm": grad_norm, "norm over record": growth}
             message += f"; the gradient's norm is {growth:.3g} times the largest of the last {len(self._norms)}"
         return Finding(reason="outlier", message=message, evidence=evidence)
@@ -66,8 +71,14 @@ class Outliers:
     def add(self, lr: float, loss: float, grad_norm: float) -> None:
         """Takes in a step that is applied; its loss is finite."""
         history = self._history
+        self._bursting = False
         if history.count > 8:
             self._excesses.append(loss - history.expected())
         history.add(Step(history.count, lr, loss, grad_norm))
         if math.isfinite(grad_norm):
             self._norms.append(grad_norm)
+
+
+def _multiple(value: float, unit: float) -> float:
+    """The value as a multiple of a unit, from 0 to a million."""
+    return min(1e6, max(0.0, value) / unit) if unit > 0.0 else 1e6 * (value > 0.0)

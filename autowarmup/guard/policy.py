@@ -9,17 +9,23 @@ from autowarmup.guard.events import Action, Finding
 LOWER = 0.5
 """What the learning rates are multiplied by where they were too high."""
 
+WAIT_FOR = ("spike", "gradient-explosion")
+"""What a warm-up is held for."""
+
+STATE = ("interventions", "skipped", "quiet_until", "off_forecast")
+"""The attributes that change."""
+
 
 class Policy:
     """Decides what is done about a finding.
 
-    ============================================= =====================================================
-    a batch that is an outlier or not finite       skip; a burst of them counts as one intervention
-    more of them in a row than a burst has         outliers: the data have changed, go on; else rewind
-    a spike, exploding gradients, off the forecast hold the warm-up; after the warm-up nothing
-    damage to the weights                          rewind, and lower the learning rates
-    the optimizer's state is lost                  rewind
-    ============================================= =====================================================
+    * A batch that is an outlier or not finite: *skip*. A burst of them counts as one intervention.
+    * More of them in a row than a burst has: where they are outliers the data have changed, and it goes on; otherwise
+      *rewind*.
+    * A spike, or exploding gradients: *hold* the warm-up; after the warm-up nothing.
+    * Damage to the weights: *rewind*, and lower the learning rates.
+    * A loss that stays above what the study expects: the same, but only once.
+    * The optimizer's state is lost: *rewind* that alone.
 
     Where there is no snapshot to go back to, learning rates are lowered for damage, and a lost optimizer state stops
     the run. Past ``most`` interventions the next one is a stop.
@@ -28,6 +34,12 @@ class Policy:
         horizon: optimizer steps of the run.
         duration: those of its warm-up.
         most: interventions.
+
+    Attributes:
+        interventions: so far.
+        skipped: steps skipped in a row.
+        quiet_until: the step before which damage isn't looked for again.
+        off_forecast: whether the loss has stayed above what the study expects.
     """
 
     def __init__(self, horizon: int, duration: int, most: int) -> None:
@@ -37,8 +49,8 @@ class Policy:
         self.cooldown = max(10, horizon // 50)
         self.interventions = 0
         self.skipped = 0
-        """Steps skipped in a row."""
-        self._quiet_until = 0
+        self.quiet_until = 0
+        self.off_forecast = False
 
     def for_batch(self, step: int, finding: Finding, can_rewind: bool) -> Action:
         """What is done about a batch."""
@@ -58,11 +70,15 @@ class Policy:
             return self._intervene(step, "rewind" if can_rewind else "stop")
         if finding.reason == "non-finite":  # a loss scaler that finds no scale any more
             return self._intervene(step, "stop")
-        if step < self._quiet_until:
+        if step < self.quiet_until:
             return "ok"
+        if finding.reason == "off-forecast":
+            if self.off_forecast:
+                return "ok"
+            self.off_forecast = True
         if finding.fatal:
             return self._intervene(step, "rewind" if can_rewind else "lower")
-        return self._intervene(step, "hold") if warming_up else "ok"
+        return self._intervene(step, "hold") if warming_up and finding.reason in WAIT_FOR else "ok"
 
     def healthy(self) -> None:
         """A step was applied."""
@@ -70,14 +86,14 @@ class Policy:
 
     def _intervene(self, step: int, action: Action) -> Action:
         self.interventions += 1
-        self._quiet_until = step + self.cooldown
+        self.quiet_until = step + self.cooldown
         return action if self.interventions <= self.most else "stop"
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        return {"interventions": self.interventions, "skipped": self.skipped, "quiet_until": self._quiet_until}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with saved numbers."""
-        self.interventions, self.skipped = state_dict["interventions"], state_dict["skipped"]
-        self._quiet_until = state_dict["quiet_until"]
+        for name in STATE:
+            setattr(self, name, state_dict[name])

@@ -10,6 +10,7 @@ from typing import Any
 
 from autowarmup.errors import InputError
 from autowarmup.guard.events import Event
+from autowarmup.guard.expected import Band
 from autowarmup.schedule.schedule import Schedule
 
 FORMAT = "autowarmup guard 1"
@@ -33,11 +34,11 @@ class Record:
             raise InputError(f"record={str(path)!r} can't be written: {error.strerror}") from error
         self._flushed = 0.0
 
-    def begin(self, schedule: Schedule, mode: str, band: tuple[list[float], list[float]] | None) -> None:
-        """The plan; ``band``: the expected level of the loss at each step, and its spread."""
+    def begin(self, schedule: Schedule, mode: str, band: Band | None) -> None:
+        """The plan."""
         line: dict[str, Any] = {"format": FORMAT, "mode": mode, "schedule": schedule.model_dump(mode="json")}
         if band is not None:
-            line["expected"], line["spread"] = band
+            line |= {"expected": band.level.tolist(), "spread": band.spread.tolist()}
         self._write(line)
 
     def step(self, step: int, lr: float, loss: float, grad_norm: float) -> None:

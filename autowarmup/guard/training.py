@@ -46,6 +46,12 @@ class Training:
         return max(float(group["lr"]) for one in self.optimizers for group in one.param_groups)
 
     @property
+    def base_lr(self) -> float:
+        """The highest learning rate that the groups came with, before any scheduler."""
+        groups = [group for one in self.optimizers for group in one.param_groups]
+        return max(float(group.get("initial_lr", group["lr"])) for group in groups)
+
+    @property
     def device(self) -> torch.device:
         """That of the parameters."""
         return next(self.parameters()).device
@@ -105,11 +111,15 @@ class Training:
         self.model.load_state_dict(state["model"])
         for name, buffer in self.model.named_buffers():
             buffer.copy_(state["buffers"][name])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.restore_optimizers(state)
         for name, one in (("averaged", self.averaged), ("scaler", self.scaler)):
             if one is not None:
                 one.load_state_dict(state[name])
+
+    def restore_optimizers(self, state: State) -> None:
+        """Puts back the optimizers' state alone."""
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
 
     def go_on(self, state: State, random: State) -> None:
         """Puts back everything."""
