@@ -175,6 +175,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights() -> None:
 
 def test_data_that_have_changed_for_good_are_accepted_after_a_burst() -> None:
     guarded = Run(mode="protect").train(disturb=noise_at(*range(60, HORIZON)))
+    assert [event.action for event in guarded.events if event.action != "skip"] == ["rewind", "ok"]
     accepted = next(event for event in guarded.events if event.reason == "new-data")
     assert accepted.action == "ok"
     assert all(event.step <= accepted.step for event in guarded.events if event.action == "skip")

@@ -36,7 +36,7 @@ def train(rank: int, size: int, fault: str, folder: Path | None) -> Outcome:
     """One training: its events, the first weights at the end, and how many snapshots there are."""
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)))
-    peak = 30.0 if fault == "peak" else 0.05
+    peak = 3.0 if fault == "peak" else 0.05
     optimizer = torch.optim.SGD(model.parameters(), lr=peak, momentum=0.9)
     schedule = Schedule(peak=peak, horizon=HORIZON, warmup_steps=20, shape="linear")
     guard = Guard(schedule, optimizer, mode="protect", model=model, folder=folder)

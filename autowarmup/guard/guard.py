@@ -279,7 +279,7 @@ class Guard:
             return self._answered(step, finding)
         self._healthy += 1
         if self._protects and not rescaled:
-            self._snapshot_if_due(step + 1)
+            self._snapshot_if_due(step + 1, loss)
         return "ok"
 
     def _answered(self, step: int, finding: Finding) -> Action:
@@ -353,14 +353,15 @@ class Guard:
         self._training.go_back(state)
         self._judge = self._judge.restored(bytes(guard["judge"].tolist()))
         self._plan.return_to(guard["position"], step + 1)
-        self._plan.lower(LOWER)
+        if self._policy.lowers(finding):
+            self._plan.lower(LOWER)
         return snapshot
 
-    def _snapshot_if_due(self, step: int) -> None:
+    def _snapshot_if_due(self, step: int, loss: float) -> None:
         """Takes a snapshot before a step, where the run has been healthy for a while. The update of the step that is
         being judged isn't in it."""
         due = not self.snapshots or step - self.snapshots[-1] >= self._every
-        if due and self._healthy >= HEALTHY and self._training.is_finite():
+        if due and self._judge.near_start(loss) and self._healthy >= HEALTHY and self._training.is_finite():
             self._snapshots.add(step, self._judge.count, self._state())
 
     def _state(self) -> State:

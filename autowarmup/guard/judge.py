@@ -70,6 +70,10 @@ class Judge:
         self.count += 1
         return _finding(found) if found else off
 
+    def near_start(self, loss: float) -> bool:
+        """Whether a loss is not above that of the run's first steps by more than a quarter."""
+        return self._outliers.near_start(loss)
+
     def saved(self) -> bytes:
         """Its state."""
         file = io.BytesIO()

@@ -68,6 +68,11 @@ class Outliers:
             message += f"; the gradient's norm is {growth:.3g} times the largest of the last {len(self._norms)}"
         return Finding(reason="outlier", message=message, evidence=evidence)
 
+    def near_start(self, loss: float) -> bool:
+        """Whether a loss is not above that of the first steps by more than a quarter."""
+        start = self._history.start
+        return loss - start <= 0.25 * abs(start)
+
     def add(self, lr: float, loss: float, grad_norm: float) -> None:
         """Takes in a step that is applied; its loss is finite."""
         history = self._history

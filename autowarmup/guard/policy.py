@@ -12,7 +12,7 @@ LOWER = 0.5
 WAIT_FOR = ("spike", "gradient-explosion")
 """What a warm-up is held for."""
 
-STATE = ("interventions", "skipped", "quiet_until", "off_forecast")
+STATE = ("interventions", "skipped", "bursts", "rewound", "quiet_until", "off_forecast")
 """The attributes that change."""
 
 
@@ -20,8 +20,8 @@ class Policy:
     """Decides what is done about a finding.
 
     * A batch that is an outlier or not finite: *skip*. A burst of them counts as one intervention.
-    * More of them in a row than a burst has: where they are outliers the data have changed, and it goes on; otherwise
-      *rewind*.
+    * More of them in a row than a burst has: *rewind*, since the last update before them may have broken the weights.
+      Where outliers go on after that the data have changed, and the run goes on with them.
     * A spike, or exploding gradients: *hold* the warm-up; after the warm-up nothing.
     * Damage to the weights: *rewind*, and lower the learning rates.
     * A loss that stays above what the study expects: the same, but only once.
@@ -38,6 +38,8 @@ class Policy:
     Attributes:
         interventions: so far.
         skipped: steps skipped in a row.
+        bursts: how often more batches in a row were bad than a burst has.
+        rewound: whether the last of them was gone back for, and no step was applied since.
         quiet_until: the step before which damage isn't looked for again.
         off_forecast: whether the loss has stayed above what the study expects.
     """
@@ -49,6 +51,8 @@ class Policy:
         self.cooldown = max(10, horizon // 50)
         self.interventions = 0
         self.skipped = 0
+        self.bursts = 0
+        self.rewound = False
         self.quiet_until = 0
         self.off_forecast = False
 
@@ -60,9 +64,16 @@ class Policy:
         if self.skipped <= self.burst:
             return "skip"
         self.skipped = 0
-        if finding.reason == "outlier":
+        if finding.reason == "outlier" and (self.rewound or not can_rewind):
             return "ok"
+        self.bursts += 1
+        self.rewound = True
         return self._intervene(step, "rewind" if can_rewind else "stop")
+
+    def lowers(self, finding: Finding) -> bool:
+        """Whether going back for a finding lowers the learning rates: not for a lost optimizer state, nor where a burst
+        of outliers may be all that there was."""
+        return finding.reason != "optimizer-state-lost" and (finding.reason != "outlier" or self.bursts > 1)
 
     def for_run(self, step: int, finding: Finding, warming_up: bool, can_rewind: bool) -> Action:
         """What is done about a run."""
@@ -83,6 +94,7 @@ class Policy:
     def healthy(self) -> None:
         """A step was applied."""
         self.skipped = 0
+        self.rewound = False
 
     def _intervene(self, step: int, action: Action) -> Action:
         self.interventions += 1
