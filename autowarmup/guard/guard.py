@@ -315,7 +315,7 @@ class Guard:
                 self.should_stop = True
                 snapshot = max(self.snapshots, default=None)
             self._apply(step)
-        self._ended = action == "stop"
+        self._ended = action == "stop" or (action == "rewind" and finding.reason == "non-finite" and not self._protects)
         event = Event(
             step=step,
             began=max(0, step - finding.ago),
