@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from autowarmup.instability.forest import shipped
 from autowarmup.instability.instability import Instability
 from autowarmup.instability.monitor import Detectors, Monitor
+from autowarmup.instability.windows import SortedWindow
 from autowarmup.schedule.schedule import Schedule
 
 law = settings(deadline=None, max_examples=60)
@@ -350,6 +351,23 @@ def test_healthy_runs_raise_nothing(horizon: int, seed: int) -> None:
     losses = curve(horizon, seed, noise=0.1)
     assert watch(losses, trivial=TRIVIAL, rates=warmup(horizon), norms=norms(horizon, seed)) == []
     assert watch(losses, rates=warmup(horizon)) == []
+
+
+# --- Windows -------------------------------------------------------------------------------------------------
+
+
+@law
+@given(st.integers(1, 8), st.lists(st.integers(-3, 3).map(float) | st.floats(-1e300, 1e300), min_size=1, max_size=30))
+def test_a_window_knows_what_sorting_its_values_would_tell(length: int, values: list[float]) -> None:
+    window = SortedWindow(length)
+    for end, value in enumerate(values, start=1):
+        window.add(value)
+        last = values[max(0, end - length) : end]
+        middle = sorted(last)[len(last) // 2]
+        assert window.values == last
+        assert window.ordered == sorted(last)
+        assert window.median == middle
+        assert window.deviation == sorted(abs(value - middle) for value in last)[len(last) // 2]
 
 
 # --- Settings ------------------------------------------------------------------------------------------------

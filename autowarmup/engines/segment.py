@@ -145,9 +145,9 @@ def first_fatal(monitor: Monitor, trace: Trace, *, stop_only_on_nonfinite: bool 
         stop_only_on_nonfinite: treat only losses and gradients that are not finite as fatal.
     """
     nonfinite = {e.step - 1: e.val_loss for e in trace.evaluations if not np.isfinite(e.val_loss)}
-    for step, lr, loss, norm in zip(trace.steps, trace.lr, trace.loss, trace.grad_norm, strict=True):
-        value = nonfinite.get(int(step), float(loss))
-        found = monitor.observe(int(step), float(lr), value, float(norm))
+    columns = (trace.steps, trace.lr, trace.loss, trace.grad_norm)
+    for step, lr, loss, norm in zip(*(column.tolist() for column in columns), strict=True):
+        found = monitor.observe(step, lr, nonfinite.get(step, loss), norm)
         if found is not None and found.fatal and (not stop_only_on_nonfinite or found.kind == "non-finite"):
             return found
     return None

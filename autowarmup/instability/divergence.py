@@ -16,7 +16,7 @@ class Divergence:
         trivial: the loss of the best predictor that ignores its input, or None.
     """
 
-    FAR_STEPS = 10
+    FAR_STEPS = History.HALF
     """Consecutive losses that must all lie far above the start."""
 
     def __init__(self, history: History, climb_share: float, patience: int, trivial: float | None) -> None:
@@ -45,4 +45,4 @@ class Divergence:
         history, start = self.history, self.history.start
         if self.trivial is not None:
             start = min(start, max(history.first, self.trivial))
-        return min(list(history.losses)[-self.FAR_STEPS :]) > start + 3 * abs(start)
+        return history.latest.ordered[0] > start + 3 * abs(start)

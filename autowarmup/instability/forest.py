@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -29,8 +29,7 @@ class Forest:
 
     def __init__(self, base: float, trees: Sequence[Node]) -> None:
         self.base, self.trees = base, trees
-        highest = [max(_leaves(tree)) for tree in trees]
-        self._most = [sum(highest[position:]) for position in range(len(trees))]  # that it and those after it can add
+        self._exceeds = _compiled(trees)
 
     def score(self, signs: Sequence[float]) -> float:
         """The log-odds for these signs, in the order of :data:`autowarmup.instability.signs.NAMES`."""
@@ -39,12 +38,30 @@ class Forest:
     def exceeds(self, signs: Sequence[float], limit: float) -> bool:
         """Whether the log-odds are above ``limit``. It ends at the first tree from which on they can't be any more: for
         a healthy run that is one of the first."""
-        total = self.base
-        for tree, most in zip(self.trees, self._most, strict=True):
-            if total + most <= limit:
-                return False
-            total += _value(tree, signs)
-        return total > limit
+        return self._exceeds(signs, limit, self.base)
+
+
+def _compiled(trees: Sequence[Node]) -> Callable[[Sequence[float], float, float], bool]:
+    """Whether the trees bring a total above a limit, as one expression of Python: it takes a quarter of the time of a
+    walk along the nodes."""
+    highest = [max(_leaves(tree)) for tree in trees]
+    checks = [
+        f"total + {sum(highest[position:])!r} > limit and ((total := total + {_source(tree)}) or True)"
+        for position, tree in enumerate(trees)
+    ]
+    source = " and ".join([*checks, "total > limit"])
+    function: Callable[[Sequence[float], float, float], bool] = eval(f"lambda signs, limit, total: {source}")
+    return function
+
+
+def _source(node: Node) -> str:
+    """A node as an expression. Nothing but numbers gets into it, whatever the node is."""
+    if not isinstance(node, list):
+        return repr(float(node))
+    sign, threshold, unknown_below, below, above = node
+    value, split = f"signs[{int(sign)}]", repr(float(threshold))  # type: ignore[arg-type]
+    goes_below = f"not {value} > {split}" if unknown_below else f"{value} <= {split}"
+    return f"({_source(below)} if {goes_below} else {_source(above)})"
 
 
 def _value(node: Node, signs: Sequence[float]) -> float:

@@ -7,6 +7,7 @@ from collections import deque
 
 from autowarmup.instability.history import Step, median
 from autowarmup.instability.instability import Instability, found
+from autowarmup.instability.windows import SortedWindow
 
 
 class Gradients:
@@ -25,7 +26,8 @@ class Gradients:
 
     def __init__(self, explosion_factor: float, vanishing_factor: float) -> None:
         self.explosion_factor, self.vanishing_factor = explosion_factor, vanishing_factor
-        self.norms: deque[float] = deque(maxlen=40)
+        self.norms = SortedWindow(40)
+        self.latest = SortedWindow(self.ALIVE)
         self.losses: deque[float] = deque(maxlen=20)
         self.high: list[Step] = []
         self.dead: list[Step] = []
@@ -37,17 +39,18 @@ class Gradients:
         self.losses.append(step.loss)
         exploding = dead = False
         if len(self.norms) >= 8:
-            exploding = norm > self.explosion_factor * max(self.norms) > 0
+            exploding = norm > self.explosion_factor * self.norms.ordered[-1] > 0
         if len(self.norms) >= self.ALIVE:
-            dead = norm < self.vanishing_factor * median(list(self.norms)[-self.ALIVE :])
+            dead = norm < self.vanishing_factor * self.latest.median
             dead = dead and abs(step.loss) > 0.1 * abs(median(self.losses))
         self.high = [*self.high, step] if exploding else []
         self.dead = [*self.dead, step] if dead else []
         if not exploding and not dead:
-            self.norms.append(norm)
+            self.norms.add(norm)
+            self.latest.add(norm)
         if len(self.high) in (1, self.BEFORE_FATAL):
             fatal = len(self.high) > 1
-            factor = norm / max(self.norms)
+            factor = norm / self.norms.ordered[-1]
             message = f"the gradient's norm of {norm:.3g} is {factor:.3g} times the largest of the last 40 steps"
             return found("gradient-explosion", self.high[0], step, math.log10(factor), fatal, message)
         if len(self.dead) == self.BEFORE_FATAL:

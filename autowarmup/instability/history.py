@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
+from autowarmup.instability.windows import SortedWindow
+
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""
 MEDIAN_ERROR = 1.2533
@@ -42,22 +44,31 @@ class History:
 
     WINDOW: ClassVar[int] = 20
     """Steps of a level."""
+    HALF: ClassVar[int] = WINDOW // 2
     NOISE: ClassVar[int] = 40
     """Excesses from which the noise is estimated."""
+    UNSURE: ClassVar[int] = 4
+    """The newest excesses, which may belong to a spike."""
 
     count: int = 0
     """Steps added so far."""
 
-    losses: deque[float] = field(default_factory=lambda: deque(maxlen=History.WINDOW))
+    losses: SortedWindow = field(default_factory=lambda: SortedWindow(History.WINDOW))
     """The last ``WINDOW`` losses."""
+    latest: SortedWindow = field(default_factory=lambda: SortedWindow(History.HALF))
+    """The last ``HALF`` losses."""
+    middles: deque[float] = field(default_factory=lambda: deque(maxlen=History.HALF + 1))
+    """The medians of ``latest`` at the last ``HALF + 1`` steps at which it was full."""
     rates: deque[float] = field(default_factory=lambda: deque(maxlen=History.WINDOW))
     """The learning rates of the last ``WINDOW`` steps."""
-    norms: deque[float] = field(default_factory=lambda: deque(maxlen=History.WINDOW))
+    norms: SortedWindow = field(default_factory=lambda: SortedWindow(History.WINDOW))
     """The last ``WINDOW`` finite gradient norms."""
     levels: deque[float] = field(default_factory=lambda: deque(maxlen=2 * History.WINDOW))
     """The last ``2 * WINDOW`` levels."""
-    excesses: deque[float] = field(default_factory=lambda: deque(maxlen=History.NOISE))
+    excesses: SortedWindow = field(default_factory=lambda: SortedWindow(History.NOISE))
     """The last ``NOISE`` excesses."""
+    sizes: SortedWindow = field(default_factory=lambda: SortedWindow(History.NOISE - History.UNSURE))
+    """Their absolute values, without the newest ``UNSURE`` ones."""
 
     first: float = 0.0
     """The first loss."""
@@ -65,12 +76,18 @@ class History:
     """The median of the first three losses."""
     first_norm: float = 0.0
     """The median of the first five finite gradient norms."""
+    norm: float = math.nan
+    """The median of ``norms``; NaN where there is none."""
+    largest_norm: float = 0.0
+    """The largest such median so far."""
     lowest: float = math.inf
     """The lowest level since step 10."""
     highest: float = -math.inf
     """The highest level since step 10."""
     max_rate: float = 0.0
     """The highest learning rate so far."""
+    rate_rising: bool = False
+    """Whether the learning rate has risen over the window."""
 
     level: float = 0.0
     """The median of the last ``WINDOW`` losses."""
@@ -84,64 +101,84 @@ class History:
     """The noise of one loss: a robust standard deviation of the excesses."""
     reach: float = 0.0
     """Nine of ten excesses, the newest four left aside, are no larger than this in absolute value."""
+    error: float = 0.0
+    """The standard error of a level."""
+    wander: float = 0.0
+    """How far apart the lowest and the highest level of a run without a trend lie by chance: the extremes of n normal
+    values are ``2 sqrt(2 ln n)`` standard deviations apart, asymptotically. Leadbetter, Lindgren & Rootzén 1983,
+    Extremes and Related Properties of Random Sequences and Processes, theorem 1.5.3."""
+    progress: float = 0.0
+    """How far the loss has fallen from its start to its lowest level, but at least three tenths of its start: early in
+    a run there is no progress to measure with yet."""
+    dropping: bool = False
+    """Whether the loss falls within the last window, as after a spike."""
+    falling: bool = False
+    """Whether the loss falls: its level over the last two windows, or, as after a spike, the losses within the last
+    one."""
 
     def add(self, step: Step) -> None:
         """Takes in one step; its loss is finite."""
         self.count += 1
         if self.count > 8:
-            self.excess = step.loss - self.expected()
-            self.excesses.append(self.excess)
-            middle = median(self.excesses)
-            self.sigma = MAD_TO_SIGMA * median([abs(excess - middle) for excess in self.excesses])
-            self.reach = self._ninth()
-        self.losses.append(step.loss)
-        self.rates.append(step.lr)
-        self.max_rate = max(self.max_rate, step.lr)
+            self._add_excess(step.loss - self.expected())
+        self._add_loss(step.loss)
+        self._add_rate(step.lr)
         if math.isfinite(step.grad_norm):
-            self.norms.append(step.grad_norm)
-            if len(self.norms) <= 5:
-                self.first_norm = median(self.norms)
-        if self.count == 1:
-            self.first = step.loss
-        if self.count <= 3:
-            self.start = median(self.losses)
-        losses = list(self.losses)
-        self.level, self.recent, self.earlier = median(losses), median(losses[-5:]), median(losses[:10])
-        self.levels.append(self.level)
-        if self.count >= 10:
-            self.lowest = min(self.lowest, self.level)
-            self.highest = max(self.highest, self.level)
+            self._add_norm(step.grad_norm)
 
-    def _ninth(self) -> float:
-        """The ninth decile of the excesses' absolute values. The last four are left out: they may belong to a spike."""
-        sizes = sorted([abs(excess) for excess in list(self.excesses)[:-4]])
-        return sizes[int(0.9 * len(sizes))] if sizes else 0.0
+    def _add_excess(self, excess: float) -> None:
+        excesses = self.excesses
+        excesses.add(excess)
+        self.excess = excess
+        self.sigma = MAD_TO_SIGMA * excesses.deviation
+        self.error = MEDIAN_ERROR * self.sigma / math.sqrt(self.WINDOW)
+        if len(excesses) > self.UNSURE:
+            self.sizes.add(abs(excesses.values[-1 - self.UNSURE]))
+            self.reach = self.sizes.ordered[int(0.9 * len(self.sizes))]
+
+    def _add_loss(self, loss: float) -> None:
+        count, losses, latest = self.count, self.losses, self.latest
+        losses.add(loss)
+        latest.add(loss)
+        if count <= 3:
+            self.start = losses.median
+            self.first = losses.values[0]
+        if count >= self.HALF:
+            self.middles.append(latest.median)
+        level = self.level = losses.median
+        self.recent = median(losses.values[-5:])
+        self.earlier = self.middles[0] if self.middles else level
+        self.levels.append(level)
+        if count >= 10:
+            self.lowest = min(self.lowest, level)
+            self.highest = max(self.highest, level)
+        self.wander = self.error * 2.0 * math.sqrt(2.0 * math.log(1.0 + count / self.WINDOW))
+        self.progress = max(self.start - self.lowest, 0.3 * abs(self.start))
+        self.dropping = self.recent < self.earlier - 1.4 * self.sigma
+        self.falling = level < self.levels[0] - 2 * self.error or self.dropping
+
+    def _add_rate(self, rate: float) -> None:
+        self.rates.append(rate)
+        self.max_rate = max(self.max_rate, rate)
+        self.rate_rising = rate > self.rates[0] * 1.001
+
+    def _add_norm(self, norm: float) -> None:
+        self.norms.add(norm)
+        self.norm = self.norms.median
+        self.largest_norm = max(self.largest_norm, self.norm)
+        if len(self.norms) <= 5:
+            self.first_norm = self.norm
 
     def expected(self) -> float:
         """The next loss on the line through the medians of the window's two halves, but not below the lowest loss of
         the later half."""
-        losses = list(self.losses)
-        half = len(losses) // 2
-        earlier, later = median(losses[:half]), median(losses[half:])
-        return max(later + (later - earlier) * 0.5, min(losses[half:]))
-
-    @property
-    def error(self) -> float:
-        """The standard error of a level."""
-        return MEDIAN_ERROR * self.sigma / math.sqrt(self.WINDOW)
-
-    @property
-    def wander(self) -> float:
-        """How far apart the lowest and the highest level of a run without a trend lie by chance: the extremes of n
-        normal values are ``2 sqrt(2 ln n)`` standard deviations apart, asymptotically. Leadbetter, Lindgren & Rootzén
-        1983, Extremes and Related Properties of Random Sequences and Processes, theorem 1.5.3."""
-        return self.error * 2.0 * math.sqrt(2.0 * math.log(1.0 + self.count / self.WINDOW))
-
-    @property
-    def progress(self) -> float:
-        """How far the loss has fallen from its start to its lowest level, but at least three tenths of its start: early
-        in a run there is no progress to measure with yet."""
-        return max(self.start - self.lowest, 0.3 * abs(self.start))
+        if len(self.losses) == self.WINDOW:
+            earlier, later, least = self.earlier, self.middles[-1], self.latest.ordered[0]
+        else:
+            losses = self.losses.values
+            half = len(losses) // 2
+            earlier, later, least = median(losses[:half]), median(losses[half:]), min(losses[half:])
+        return max(later + (later - earlier) * 0.5, least)
 
     def share(self, height: float) -> float:
         """A climb of the loss as a share of the progress; 1 where the progress is 0."""
@@ -150,23 +187,7 @@ class History:
     @property
     def calm(self) -> bool:
         """Whether the gradients have shrunk to a third of the first ones."""
-        return len(self.norms) == self.WINDOW and median(self.norms) < self.first_norm / 3
-
-    @property
-    def falling(self) -> bool:
-        """Whether the loss falls: its level over the last two windows, or, as after a spike, the losses within the
-        last one."""
-        return self.level < self.levels[0] - 2 * self.error or self.dropping
-
-    @property
-    def dropping(self) -> bool:
-        """Whether the loss falls within the last window, as after a spike."""
-        return self.recent < self.earlier - 1.4 * self.sigma
-
-    @property
-    def rate_rising(self) -> bool:
-        """Whether the learning rate has risen over the window."""
-        return self.rates[-1] > self.rates[0] * 1.001
+        return len(self.norms) == self.WINDOW and self.norm < self.first_norm / 3
 
 
 class Lasting:
@@ -225,9 +246,10 @@ class Settled:
         self.wait = count // 20
         losses = [past.loss for past in self.steps]
         half = count // 2
-        self.level = median(losses)
+        earlier, later = sorted(losses[:half]), sorted(losses[-half:])
+        self.level = median([*earlier, *losses[half:-half], *later])
         error = MEDIAN_ERROR * self.history.sigma * math.sqrt(2.0 / half)
-        if median(losses[:half]) - median(losses[-half:]) > self.FALL * error:
+        if earlier[half // 2] - later[half // 2] > self.FALL * error:
             for _ in range(count // 10):
                 self.steps.popleft()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from autowarmup.instability.history import History, Settled, Step, median
+from autowarmup.instability.history import History, Settled, Step
 
 NAMES = (
     "settled steps",
@@ -45,45 +45,42 @@ class Signs:
 
     def __init__(self, history: History, settled: Settled, horizon: int, trivial: float | None) -> None:
         self.history, self.settled, self.horizon, self.trivial = history, settled, horizon, trivial
-        self._largest_norm = 0.0
 
     def of(self, step: Step) -> tuple[float, ...]:
         """The signs at this step, in the order of :data:`NAMES`; NaN where one is not known."""
         history, settled = self.history, self.settled
-        began = settled.steps[0]
-        unit = abs(history.start) + SMALL
+        began, count = settled.steps[0], len(settled.steps)
+        level, start, lowest = history.level, history.start, history.lowest
+        unit = abs(start) + SMALL
         error = history.error + 1e-9 * unit
-        norm = median(history.norms) if history.norms else math.nan
-        self._largest_norm = max(self._largest_norm, norm)
-        count = len(settled.steps)
         trivial = math.nan if self.trivial is None else self.trivial
         return (
             math.log(count),
             math.log(count / self.horizon),
             (step.number + 1) / self.horizon,
-            _within(-1.0, (history.level - history.start) / unit, 2.0),
-            _within(0.0, (history.level - history.lowest) / unit, 2.0),
-            _within(0.0, (history.level - history.lowest) / (history.wander + error), 20.0),
-            _within(-60.0, (settled.level - history.start) / error, 60.0),
-            _within(0.0, (history.highest - history.lowest) / unit, 2.0),
-            _log_ratio(norm, history.first_norm),
-            _log_ratio(norm, self._largest_norm),
+            _within(-1.0, (level - start) / unit, 2.0),
+            _within(0.0, (level - lowest) / unit, 2.0),
+            _within(0.0, (level - lowest) / (history.wander + error), 20.0),
+            _within(-60.0, (settled.level - start) / error, 60.0),
+            _within(0.0, (history.highest - lowest) / unit, 2.0),
+            _log_ratio(history.norm, history.first_norm),
+            _log_ratio(history.norm, history.largest_norm),
             step.lr / history.max_rate if history.max_rate else 1.0,
             float(history.rate_rising),
             _within(-5.0, _log_ratio(step.lr, began.lr), 5.0),
             float(history.falling),
             began.number / self.horizon,
-            _within(-2.0, (history.level - trivial) / (abs(trivial) + SMALL), 2.0),
-            _within(-60.0, (history.level - trivial) / error, 60.0),
-            _within(-60.0, (history.lowest - trivial) / error, 60.0),
+            _within(-2.0, (level - trivial) / (abs(trivial) + SMALL), 2.0),
+            _within(-60.0, (level - trivial) / error, 60.0),
+            _within(-60.0, (lowest - trivial) / error, 60.0),
         )
 
 
 def _within(low: float, value: float, high: float) -> float:
     """The value, kept between two bounds; NaN stays NaN."""
-    return value if math.isnan(value) else min(high, max(low, value))
+    return low if value < low else high if value > high else value
 
 
 def _log_ratio(value: float, other: float) -> float:
-    """The natural logarithm of a ratio of numbers that are not negative."""
-    return math.log(max(value, SMALL) / max(other, SMALL)) if not math.isnan(value) else math.nan
+    """The natural logarithm of a ratio of numbers that are not negative; NaN where the first one is."""
+    return math.log(max(value, SMALL) / max(other, SMALL))

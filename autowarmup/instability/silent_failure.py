@@ -41,12 +41,11 @@ class SilentFailure:
 
     def observe(self, step: Step) -> Instability | None:
         self.settled.add(step)
-        signs = self.signs.of(step)
         if self.history.count <= self.FIRST:
             return None
         if self.history.dropping:  # as after a spike: wait
             return None
-        self.failed.add(step, not self._not_started and self.forest.exceeds(signs, self.SCORE))
+        self.failed.add(step, not self._not_started and self.forest.exceeds(self.signs.of(step), self.SCORE))
         if self.failed.since is None or self.failed.steps < self.patience:
             return None
         message = (

@@ -6,6 +6,7 @@ from collections import deque
 
 from autowarmup.instability.history import History, Step
 from autowarmup.instability.instability import Instability, found
+from autowarmup.instability.windows import SortedWindow
 
 
 class Spike:
@@ -27,7 +28,7 @@ class Spike:
         self.history, self.patience = history, patience
         self.noise, self.share, self.record = noise, share, record
         self.last: deque[tuple[float, Step]] = deque(maxlen=4)
-        self.heights: deque[float] = deque(maxlen=self.MEMORY)
+        self.heights = SortedWindow(self.MEMORY)
         self.since: Step | None = None
         self.base = self.peak = 0.0
 
@@ -42,14 +43,11 @@ class Spike:
         self.last.append((history.excess, step))
         if len(self.last) < 4:
             return None
-        height = sorted(excess for excess, _ in self.last)[1]
-        threshold = max(
-            self.noise * history.reach,
-            self.record * max(self.heights, default=0.0),
-            self.share * history.progress,
-        )
+        height = sorted([excess for excess, _ in self.last])[1]
+        highest = self.heights.ordered[-1] if self.heights else 0.0
+        threshold = max(self.noise * history.reach, self.record * highest, self.share * history.progress)
         if height <= threshold or len(self.heights) < 8:
-            self.heights.append(height)
+            self.heights.add(height)
             return None
         self.since = next(past for excess, past in self.last if excess >= height)
         self.peak = self.since.loss
