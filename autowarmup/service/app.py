@@ -52,7 +52,7 @@ def make_app(settings: ServiceSettings) -> FastAPI:
         responses={"default": {"description": "An error", "content": PROBLEM}},
     )
     app.state.studies = hosted
-    for part in (studies, trials, results, events, health, page):
+    for part in (trials, studies, results, events, health, page):  # in the order in which routes are tried
         app.include_router(part.router)
     add_handlers(app)
     secure(app, settings)

@@ -14,8 +14,8 @@ from autowarmup.service.studies import Studies
 T = TypeVar("T")
 
 
-def studies_of(request: Request) -> Studies:
-    """The service's studies."""
+async def studies_of(request: Request) -> Studies:
+    """The service's studies. It is a coroutine, since FastAPI has a thread for each call of a plain function."""
     studies: Studies = request.app.state.studies
     return studies
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
+from collections.abc import Mapping
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PAGE_POLICY = (
@@ -29,7 +30,15 @@ HEADERS = {
 }
 """Sent with every answer that doesn't set them itself."""
 
-HTTPS_ONLY = "max-age=31536000"
+HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+OVER_HTTP = _encoded(HEADERS)
+OVER_HTTPS = _encoded(HEADERS | HTTPS_ONLY)
 
 
 class SecurityHeaders:
@@ -45,11 +54,10 @@ class SecurityHeaders:
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-                if scope["scheme"] == "https":
-                    headers.setdefault("Strict-Transport-Security", HTTPS_ONLY)
+                own = [*message.get("headers", [])]
+                names = {name.lower() for name, _ in own}
+                added = OVER_HTTPS if scope["scheme"] == "https" else OVER_HTTP
+                message["headers"] = [*own, *(header for header in added if header[0] not in names)]
             await send(message)
 
         await self._app(scope, receive, sending)
