@@ -233,18 +233,20 @@ class Settled:
     def __init__(self, history: History) -> None:
         self.history = history
         self.steps: deque[Step] = deque(maxlen=self.MOST)
+        self._losses: deque[float] = deque(maxlen=self.MOST)
         self.level = 0.0
         self.wait = 0
 
     def add(self, step: Step) -> None:
         """Takes in one step, and drops old ones while the loss falls."""
         self.steps.append(step)
+        self._losses.append(step.loss)
         self.wait -= 1
         count = len(self.steps)
         if self.wait > 0 or count < self.LEAST:
             return
         self.wait = count // 20
-        losses = [past.loss for past in self.steps]
+        losses = [*self._losses]
         half = count // 2
         earlier, later = sorted(losses[:half]), sorted(losses[-half:])
         self.level = median([*earlier, *losses[half:-half], *later])
@@ -252,6 +254,7 @@ class Settled:
         if earlier[half // 2] - later[half // 2] > self.FALL * error:
             for _ in range(count // 10):
                 self.steps.popleft()
+                self._losses.popleft()
 
     @property
     def error(self) -> float:

@@ -27,7 +27,8 @@ class Spike:
     def __init__(self, history: History, *, noise: float, share: float, record: float, patience: int) -> None:
         self.history, self.patience = history, patience
         self.noise, self.share, self.record = noise, share, record
-        self.last: deque[tuple[float, Step]] = deque(maxlen=4)
+        self.last: deque[Step] = deque(maxlen=4)
+        self.excesses: deque[float] = deque(maxlen=4)
         self.heights = SortedWindow(self.MEMORY)
         self.since: Step | None = None
         self.base = self.peak = 0.0
@@ -40,16 +41,17 @@ class Spike:
     def _look(self, step: Step) -> Instability | None:
         """Looks for the beginning of a spike."""
         history = self.history
-        self.last.append((history.excess, step))
+        self.last.append(step)
+        self.excesses.append(history.excess)
         if len(self.last) < 4:
             return None
-        height = sorted([excess for excess, _ in self.last])[1]
+        height = sorted(self.excesses)[1]
         highest = self.heights.ordered[-1] if self.heights else 0.0
         threshold = max(self.noise * history.reach, self.record * highest, self.share * history.progress)
         if height <= threshold or len(self.heights) < 8:
             self.heights.add(height)
             return None
-        self.since = next(past for excess, past in self.last if excess >= height)
+        self.since = next(past for excess, past in zip(self.excesses, self.last, strict=True) if excess >= height)
         self.peak = self.since.loss
         self.base = self.peak - height
         message = f"the loss jumped from {self.base:.4g} to {self.peak:.4g}"
@@ -61,6 +63,7 @@ class Spike:
         if self.history.recent < 0.5 * (self.base + self.peak):
             self.since = None
             self.last.clear()
+            self.excesses.clear()
             return None
         if step.number - self.since.number != self.patience:
             return None
