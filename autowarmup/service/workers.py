@@ -353,6 +353,7 @@ class WorkersEngine:
         trial.seq = report.seq
         block = block_of(trial.spec, report, trial.reported.step)
         instability = trial.reported.add(block) if len(block) else None
+        trial.reported.pack()
         if instability is not None or trial.reported.step >= trial.until:
             self._end(trial, instability)
 
