@@ -47,20 +47,20 @@ class Tokens:
     def client_of(self, token: str) -> str | None:
         """The client that has this token; None where nobody has. Takes as long for a wrong token as for a right one."""
         digest, found = _digest(token), None
-        for name, known in self._current().items():
-            if hmac.compare_digest(_digest(known), digest):
+        for name, known in self._current().digests.items():
+            if hmac.compare_digest(known, digest):
                 found = name
         return found
 
     def token_of(self, name: str) -> str | None:
         """A client's token; None where there is no such client any more."""
-        return self._current().get(name)
+        return self._current().tokens.get(name)
 
-    def _current(self) -> dict[str, str]:
+    def _current(self) -> _Known:
         with self._lock:
             if _version(self._path) != self._known.version:
                 self._known = _read(self._path)
-            return self._known.tokens
+            return self._known
 
 
 Version = tuple[int, ...]
@@ -69,6 +69,7 @@ Version = tuple[int, ...]
 class _Known(NamedTuple):
     version: Version
     tokens: dict[str, str]
+    digests: dict[str, bytes]
 
 
 def _read(path: Path) -> _Known:
@@ -87,7 +88,7 @@ def _read(path: Path) -> _Known:
         _add(tokens, line.split(), f"the token file {path}, line {position}")
     if not tokens:
         raise InputError(f"the token file {path} has no token: write a line 'name token', with a token of {MAKE_ONE!r}")
-    return _Known(_version_of(status), tokens)
+    return _Known(_version_of(status), tokens, {name: _digest(token) for name, token in tokens.items()})
 
 
 def _add(tokens: dict[str, str], parts: list[str], where: str) -> None:
