@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,8 +38,9 @@ class Bell:
             with self._lock:
                 self._listening.discard(entry)
 
-    async def when(self, found: Callable[[], T | None], seconds: float) -> T | None:
-        """What ``found`` returns, as soon as that is not None; None where that takes too long."""
+    async def when(self, found: Callable[[], T | None], seconds: float, look_s: float = math.inf) -> T | None:
+        """What ``found`` returns, as soon as that is not None; None where that takes too long. It is asked at each ring,
+        and every ``look_s`` seconds where what it looks for may come without one."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         with self.listening() as rung:
@@ -46,7 +48,7 @@ class Bell:
                 rung.clear()
                 if (value := found()) is not None or loop.time() >= end:
                     return value
-                await rung_within(rung, end - loop.time())
+                await rung_within(rung, min(end - loop.time(), look_s))
 
 
 async def rung_within(rung: asyncio.Event, seconds: float) -> None:

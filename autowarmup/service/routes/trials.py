@@ -42,6 +42,9 @@ StepCount = Annotated[int, Query(ge=1, le=MOST_STEPS)]
 DECISION_S = 30.0
 """Seconds that the end of a segment waits for the search's decision; after that the worker asks again."""
 
+LAPSED_S = 1.0
+"""Seconds after which a worker that waits for a trial gets one whose lease has lapsed."""
+
 
 @router.post("/trials:suggest")
 async def suggest(study: StudyName, body: SuggestRequest, studies: AllStudies) -> Suggestion:
@@ -55,7 +58,7 @@ async def suggest(study: StudyName, body: SuggestRequest, studies: AllStudies) -
         found = engine.suggest(body.client_id, body.count) if engine.ready else []
         return Suggestion(trials=tuple(found), state="running") if found else None
 
-    return await hosted.bell.when(leased, body.wait_s) or Suggestion(trials=(), state=hosted.state)
+    return await hosted.bell.when(leased, body.wait_s, LAPSED_S) or Suggestion(trials=(), state=hosted.state)
 
 
 @router.post("/trials/{number}/reports")
