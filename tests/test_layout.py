@@ -86,9 +86,10 @@ HOMES = {
     | {f"training/{name}.py" for name in ("identity", "optimizers", "groups", "recipe", "trial", "task")}
     | {f"guard/{name}.py" for name in ("guard", "training", "snapshots", "agreement")}
     | {f"integrations/{name}.py" for name in ("steps", "current", "transformers", "lightning", "accelerate")},
-    "mlflow": {f"tracking/{name}.py" for name in ("client", "metrics", "syncer")} | {"audit/mlflow_run.py"},
+    "mlflow": {f"tracking/{name}.py" for name in ("client", "metrics", "syncer")}
+    | {"audit/mlflow_run.py", "guard/mlflow_run.py"},
     "matplotlib": {f"report/{name}.py" for name in ("figures", "style", "lines", "ground")}
-    | {"audit/figure.py"}
+    | {"audit/figure.py", "guard/figure.py"}
     | {f"report/{name}.py" for name in ("schedules", "loss_curves", "stability_map", "duration")},
     "optuna": {"study/optuna_study.py", "study/optuna_storage.py"}
     | {f"optuna/{name}.py" for name in ("trials", "run", "sampler", "pruner")},

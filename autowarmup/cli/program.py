@@ -6,7 +6,7 @@ code  meaning
 0     done; after ``tune`` and ``resume``: there is a schedule (the verdict is tuned, tie or leaning)
 1     the study failed: the task's code raised, or the Ray cluster can't be used or was lost;
       after ``doctor``: something is wrong; after ``audit``: a step was off;
-      after ``lint``: there is a trap
+      after ``lint``: there is a trap; after ``watch``: the run is damaged
 2     what was passed can't be used: a wrong option, a file or a study that is missing or of another configuration
 3     nothing stable: no schedule got to the end of its run
 4     MLflow couldn't be reached, or hasn't got everything
@@ -35,6 +35,7 @@ from autowarmup.cli.show import report, show
 from autowarmup.cli.tools import doctor
 from autowarmup.cli.tracking import browse, optuna, sync
 from autowarmup.cli.tune import resume, tune
+from autowarmup.cli.watch import watch
 from autowarmup.cli.work import work
 from autowarmup.errors import AutowarmupError, InputError, StudyError, TrackingError
 from autowarmup.shell import printable
@@ -44,7 +45,8 @@ Exit codes:
   0    done; after tune and resume: there is a schedule (tuned, tie or leaning)
   1    the study failed: the task's code raised, or the Ray
        cluster was lost; after doctor: something is wrong;
-       after audit: a step was off; after lint: a trap
+       after audit: a step was off; after lint: a trap;
+       after watch: the run is damaged
   2    what was passed can't be used
   3    nothing stable: no schedule got to the end of its run
   4    MLflow couldn't be reached, or hasn't got everything
@@ -118,7 +120,9 @@ def cli(context: click.Context) -> int:
     return BAD_INPUT  # of the group alone: a command's own code takes its place
 
 
-for command in (tune, resume, show, browse, report, schedule, spaces, audit, lint, sync, optuna, serve, work, doctor):
+for command in (
+    tune, resume, show, browse, report, schedule, spaces, audit, lint, watch, sync, optuna, serve, work, doctor,
+):  # fmt: skip
     cli.add_command(command)
 
 
