@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 from autowarmup.errors import InputError
 from autowarmup.guard.agreement import Agreement
 from autowarmup.guard.events import Action, Event, Finding
-from autowarmup.guard.expected import Band
 from autowarmup.guard.judge import Judge
 from autowarmup.guard.plan import Plan
+from autowarmup.guard.planned import planned
 from autowarmup.guard.policy import LOWER, Policy
 from autowarmup.guard.record import Record
 from autowarmup.guard.snapshots import Snapshots, newest
@@ -123,7 +123,7 @@ class Guard:
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        self._schedule, band = _planned(schedule)
+        self._schedule, band = planned(schedule)
         _check(mode, optimizers, model, max_interventions, snapshot_every, keep)
         self._protects = mode == "protect"
         self._training = Training(optimizers, model, averaged, scaler, loader)
@@ -189,6 +189,11 @@ class Guard:
             self._training.clear()
             return False
         return True
+
+    def set_rates(self) -> None:
+        """Sets the learning rates of the step that comes next, as :meth:`step` does: for where they are logged before
+        it."""
+        self._apply(self._step)
 
     def flush(self) -> None:
         """Judges the steps that wait to be judged. Call it at the end of a run that is observed on a GPU."""
@@ -373,17 +378,6 @@ class Guard:
         """Sets the learning rates of a step."""
         for scheduler in self._schedulers:
             scheduler.apply(step)
-
-
-def _planned(schedule: Schedule | TuneResult) -> tuple[Schedule, Band | None]:
-    """The schedule, and the loss that is expected with it."""
-    if isinstance(schedule, Schedule):
-        return schedule, None
-    if not isinstance(schedule, TuneResult):
-        raise InputError(f"schedule={short(schedule)}: must be a Schedule, or the result of a study")
-    if schedule.schedule is None:
-        raise InputError(f"the study in {schedule.study} found no stable schedule: there is nothing to apply")
-    return schedule.schedule, Band.of(schedule)
 
 
 def _check(mode: str, optimizers: list[Any], model: nn.Module | None, most: int, every: int | None, keep: int) -> None:

@@ -1,37 +1,40 @@
-"""Studies of what is trained by a framework. A framework is imported when its function is called.
+"""Studies and guards of what is trained by a framework. A framework is imported when its function is called.
 
 >>> import autowarmup.integrations
->>> sorted(autowarmup.integrations.__all__)
-['AcceleratedSteps', 'from_keras', 'from_lightning', 'from_trainer']
+>>> sorted(name for name in autowarmup.integrations.__all__ if name.startswith("guard"))
+['guard_accelerate', 'guard_keras', 'guard_lightning', 'guard_trainer']
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autowarmup.integrations.accelerate import AcceleratedSteps
+    from autowarmup.integrations.guarded_accelerate import guard_accelerate
+    from autowarmup.integrations.guarded_keras import guard_keras
+    from autowarmup.integrations.guarded_lightning import guard_lightning
+    from autowarmup.integrations.guarded_trainer import guard_trainer
     from autowarmup.integrations.keras import from_keras
     from autowarmup.integrations.lightning import from_lightning
     from autowarmup.integrations.transformers import from_trainer
 
-__all__ = ["AcceleratedSteps", "from_keras", "from_lightning", "from_trainer"]
+HOMES = {
+    "AcceleratedSteps": "accelerate",
+    "from_keras": "keras",
+    "from_lightning": "lightning",
+    "from_trainer": "transformers",
+    "guard_accelerate": "guarded_accelerate",
+    "guard_keras": "guarded_keras",
+    "guard_lightning": "guarded_lightning",
+    "guard_trainer": "guarded_trainer",
+}
+"""The public names, each with its module."""
+
+__all__ = [*HOMES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     """The public names when asked for: their modules need torch."""
-    if name == "from_trainer":
-        from autowarmup.integrations.transformers import from_trainer
-
-        return from_trainer
-    if name == "from_lightning":
-        from autowarmup.integrations.lightning import from_lightning
-
-        return from_lightning
-    if name == "from_keras":
-        from autowarmup.integrations.keras import from_keras
-
-        return from_keras
-    if name == "AcceleratedSteps":
-        from autowarmup.integrations.accelerate import AcceleratedSteps
-
-        return AcceleratedSteps
+    if name in HOMES:
+        return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
