@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -13,10 +14,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from autowarmup import RateAudit, Schedule
+from autowarmup import Detectors, Schedule
 from autowarmup.errors import InputError
 from autowarmup.guard.events import Event
 from autowarmup.integrations import guard_accelerate, guard_lightning, guard_trainer
@@ -40,12 +40,11 @@ def data(*bad: int, batch: int = 50, count: int = STEPS) -> list[dict[str, Tenso
 
 
 class Run:
-    """What came of a training.
+    """A training of a small network, and what came of a training.
 
     Attributes:
         weights: at its end.
-        before: right before each optimizer step that was made, after the backward pass.
-        steps: how many were made.
+        rates: the learning rates of the optimizer steps that were made.
         events: the guard's.
         logged: learning rates that the framework logged.
     """
@@ -75,7 +74,13 @@ Way = Callable[..., Run]
 
 
 def by_trainer(
-    folder: Path, examples: Any, mode: str | None, accumulate: int = 1, run: Run | None = None, **settings: Any
+    folder: Path,
+    examples: Any,
+    mode: str | None,
+    accumulate: int = 1,
+    run: Run | None = None,
+    plan: Schedule = PLAN,
+    **settings: Any,
 ) -> Run:
     run = run or Run()
     arguments = settings.pop("arguments", {})
@@ -83,15 +88,22 @@ def by_trainer(
     own = {"max_steps": STEPS, "train_dataset": examples, "optimizers": optimizers, "model": run.model}
     own |= {"gradient_accumulation_steps": accumulate, "max_grad_norm": 1.0, "logging_steps": 1, "disable_tqdm": True}
     training = trainer(folder, **own | {"save_strategy": "no", "logging_nan_inf_filter": False} | arguments)
-    callback = guard_trainer(training, PLAN, mode, **settings) if mode else None  # type: ignore[arg-type]
-    training.train(resume_from_checkpoint=settings.get("resume"))
+    resume = settings.pop("resume", None)
+    callback = guard_trainer(training, plan, mode, **settings) if mode else None  # type: ignore[arg-type]
+    training.train(resume_from_checkpoint=resume)
     run.guard = callback and callback.guard
     run.logged = [line["learning_rate"] for line in training.state.log_history if "learning_rate" in line]
     return run
 
 
 def by_lightning(
-    folder: Path, examples: Any, mode: str | None, accumulate: int = 1, run: Run | None = None, **settings: Any
+    folder: Path,
+    examples: Any,
+    mode: str | None,
+    accumulate: int = 1,
+    run: Run | None = None,
+    plan: Schedule = PLAN,
+    **settings: Any,
 ) -> Run:
     from lightning.pytorch.callbacks import LearningRateMonitor
     from lightning.pytorch.loggers import CSVLogger
@@ -106,7 +118,7 @@ def by_lightning(
 
     learner = module(configure_optimizers=configure_optimizers)
     learner.model = run.model
-    callbacks = [] if mode is None else [guard_lightning(PLAN, mode, **settings)]  # type: ignore[arg-type]
+    callbacks = [] if mode is None else [guard_lightning(plan, mode, **settings)]  # type: ignore[arg-type]
     logger = CSVLogger(folder)
     fitting = lightning_trainer(
         max_steps=STEPS, callbacks=[*callbacks, LearningRateMonitor("step")], logger=logger, log_every_n_steps=1,
@@ -121,7 +133,13 @@ def by_lightning(
 
 
 def by_accelerate(
-    folder: Path, examples: Any, mode: str | None, accumulate: int = 1, run: Run | None = None, **settings: Any
+    folder: Path,
+    examples: Any,
+    mode: str | None,
+    accumulate: int = 1,
+    run: Run | None = None,
+    plan: Schedule = PLAN,
+    **settings: Any,
 ) -> Run:
     from accelerate import Accelerator
 
@@ -131,7 +149,7 @@ def by_accelerate(
     model, optimizer, batches = accelerator.prepare(run.model, run.optimizer, loader)
     scheduler = None
     if mode:
-        run.guard = guard_accelerate(PLAN, accelerator, model, optimizer, mode, **settings)  # type: ignore[arg-type]
+        run.guard = guard_accelerate(plan, accelerator, model, optimizer, mode, **settings)  # type: ignore[arg-type]
     else:
         scheduler = PLAN.scheduler(run.optimizer)
     for batch in batches:
@@ -184,7 +202,8 @@ def test_a_healthy_run_is_the_same_to_the_bit_as_with_the_schedule_alone(
     assert guarded.events == []
     assert_same(guarded.weights, alone.weights)
     assert guarded.rates == alone.rates == pytest.approx(PLAN.curve())
-    assert guarded.logged == pytest.approx(PLAN.curve())
+    assert guarded.logged == alone.logged
+    assert [*dict.fromkeys(guarded.logged)] == pytest.approx(PLAN.curve())
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -224,3 +243,268 @@ def test_a_bad_batch_leaves_no_trace(train: Way, accumulate: int, tmp_path: Path
         step += 1
     for name, value in run.weights.items():
         torch.testing.assert_close(value, expected.weights[name], rtol=1e-4, atol=1e-6)
+
+
+def test_weights_and_moments_are_those_of_a_snapshot_again(train: Way) -> None:
+    """The optimizer has lost its state: what follows goes on from before."""
+    run = Run()
+    weights: list[Weights] = []
+    moments: list[dict[str, Any]] = []
+
+    def note(*_: Any) -> None:
+        weights.append(run.weights)
+        moments.append(copy.deepcopy(run.optimizer.state_dict()["state"]))
+
+    def lose(*_: Any) -> None:
+        if len(run.rates) == 31:
+            run.optimizer.state.clear()
+
+    run.optimizer.register_step_pre_hook(note)
+    run.optimizer.register_step_post_hook(lose)
+    train(data(), "protect", run=run)
+    (event,) = run.events
+    assert (event.step, event.action, event.applied) == (31, "rewind", True)
+    assert event.snapshot is not None
+    before = event.snapshot - 1  # the update of the step at which a snapshot is taken isn't in it
+    assert 0 < before < 31
+    assert_same(weights[31], weights[before])
+    assert moments[31][0]["step"] == moments[before][0]["step"] == before
+    assert torch.equal(moments[31][0]["exp_avg"], moments[before][0]["exp_avg"])
+    assert len(run.rates) == STEPS - 1
+
+
+def test_a_warm_up_waits_and_learning_rates_are_lowered(train: Way) -> None:
+    """Gradients grow; here the least growth counts as an explosion."""
+    slow = PLAN.model_copy(update={"warmup_steps": 20})
+    run = train(data(), "protect", plan=slow, detectors=Detectors(explosion_factor=1.01))
+    held, rewound, *_ = run.events
+    assert (held.action, rewound.action, rewound.factor) == ("hold", "rewind", 0.5)
+    first, second = held.step, rewound.step
+    assert run.rates[:first] == pytest.approx(slow.curve()[:first])
+    assert run.rates[first] == held.lr == pytest.approx(slow.lr_at(first - 5))
+    assert run.rates[first + 1] == run.logged[first + 1] == pytest.approx(slow.lr_at(first - 4))
+    assert run.rates[second] == run.logged[second + 1]  # the step before wasn't made
+    assert run.rates[second] < run.rates[second - 1]
+    assert len(run.rates) < STEPS
+
+
+def test_a_run_that_the_guard_stops_ends(train: Way) -> None:
+    seen: list[Weights] = []
+    run = Run()
+    run.optimizer.register_step_post_hook(lambda *_: seen.append(run.weights))
+    train(data(40), "protect", run=run, max_interventions=0)
+    (event,) = run.events
+    assert (event.step, event.action) == (40, "stop")
+    assert run.guard.should_stop
+    assert len(run.rates) == 40
+    assert_same(run.weights, seen[-1])
+    assert len(run.logged) <= 41
+
+
+# --- Checkpoints --------------------------------------------------------------------------------------------
+
+
+def test_a_trainer_s_checkpoint_has_the_guard(tmp_path: Path) -> None:
+    """A run that goes on from it is the one that was never interrupted."""
+    needs("transformers")
+    examples = data(20)
+    whole = by_trainer(tmp_path / "whole", examples, "protect", arguments={"save_strategy": "steps", "save_steps": 30})
+    saved = torch.load(tmp_path / "whole/output/checkpoint-30/scheduler.pt", weights_only=True)
+    assert (saved["step"], saved["policy"]["interventions"]) == (30, 1)
+    resumed = by_trainer(
+        tmp_path / "resumed", examples, "protect", run=Run(seed=1),
+        resume=str(tmp_path / "whole/output/checkpoint-30"),
+    )  # fmt: skip
+    assert resumed.rates == whole.rates[29:]
+    assert_same(resumed.weights, whole.weights)
+    assert resumed.events == []
+    assert resumed.guard.state_dict()["policy"]["interventions"] == 1
+
+
+def test_a_trainer_s_checkpoint_from_before_the_guard_is_gone_on_from(tmp_path: Path) -> None:
+    needs("transformers")
+    by_trainer(tmp_path / "alone", data(), None, arguments={"save_strategy": "steps", "save_steps": 30})
+    resumed = by_trainer(
+        tmp_path / "resumed", data(50), "protect", run=Run(seed=1), resume=str(tmp_path / "alone/output/checkpoint-30")
+    )
+    assert resumed.rates == pytest.approx([PLAN.lr_at(step) for step in range(30, 60) if step != 50])
+    assert [(event.step, event.action) for event in resumed.events] == [(50, "skip")]
+
+
+def test_lightning_s_checkpoint_has_the_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pl = needs("lightning.pytorch")
+    monkeypatch.chdir(tmp_path)
+    loader = DataLoader(data(20, count=30), batch_size=50)  # type: ignore[arg-type]
+
+    def fitted(checkpoint: str | None = None) -> tuple[Any, Any, Any]:
+        learner, guarded = module(), guard_lightning(PLAN, "protect")
+        saving = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=30, save_top_k=-1, filename="{step}")
+        training = lightning_trainer(
+            max_steps=STEPS, callbacks=[guarded, saving], enable_progress_bar=False, logger=False
+        )
+        training.fit(learner, loader, ckpt_path=checkpoint)
+        return learner, guarded, training
+
+    pl.seed_everything(0)
+    whole, _, _ = fitted()
+    again, guarded, training = fitted(str(tmp_path / "step=30.ckpt"))
+    assert guarded.guard.state_dict()["step"] == training.global_step == STEPS
+    assert guarded.guard.state_dict()["policy"]["interventions"] == 2
+    assert [event.step for event in guarded.events] == [50]
+    assert guarded.guard.lr == pytest.approx(PLAN.lr_at(STEPS - 1))
+    assert_same(again.state_dict(), whole.state_dict())
+
+
+def test_accelerate_s_checkpoint_has_the_guard(tmp_path: Path) -> None:
+    needs("accelerate")
+    from accelerate import Accelerator
+
+    def prepared(seed: int) -> tuple[Any, Run, Any, Any]:
+        accelerator, run = Accelerator(cpu=True), Run(seed)
+        model, optimizer = accelerator.prepare(run.model, run.optimizer)
+        run.guard = guard_accelerate(PLAN, accelerator, model, optimizer, "protect")
+        accelerator.register_for_checkpointing(run.guard)
+        return accelerator, run, model, optimizer
+
+    def trained(ready: tuple[Any, Run, Any, Any], first: int, last: int) -> Run:
+        accelerator, run, model, optimizer = ready
+        for batch in [*DataLoader(data(20), batch_size=50)][first:last]:  # type: ignore[arg-type]
+            accelerator.backward(model(**batch)["loss"])
+            optimizer.step()
+            optimizer.zero_grad()
+        return run
+
+    begun = prepared(0)
+    trained(begun, 0, 30)
+    begun[0].save_state(str(tmp_path / "state"))
+    whole = trained(begun, 30, STEPS)
+    fresh = prepared(1)
+    fresh[0].load_state(str(tmp_path / "state"))
+    resumed = trained(fresh, 30, STEPS)
+    assert resumed.rates == whole.rates[29:]
+    assert_same(resumed.weights, whole.weights)
+    assert resumed.guard.state_dict()["policy"]["interventions"] == 1
+
+
+# --- Precision, and several processes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["trainer", "lightning", "accelerate"])
+def test_bf16_is_judged_alike(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, train = WAYS[way]
+    needs("accelerate")
+    needs(package)
+    monkeypatch.chdir(tmp_path)
+    name = {"trainer": {"bf16": True}, "lightning": {"precision": "bf16-mixed"}}
+    run = train(tmp_path, data(40), "protect", arguments=name.get(way, {"mixed_precision": "bf16"}))
+    assert [(event.step, event.action) for event in run.events] == [(40, "skip")]
+    assert len(run.rates) == STEPS - 1
+    assert all(value.isfinite().all() for value in run.weights.values())
+
+
+def test_lightning_s_scaler_looks_for_its_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its skipped steps are no findings, and count as steps of the schedule; losses are without its factor."""
+    pl = needs("lightning.pytorch")
+    monkeypatch.chdir(tmp_path)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    plugin = pl.plugins.MixedPrecision("16-mixed", "cpu", scaler)
+    record = tmp_path / "run.jsonl"
+    run = by_lightning(tmp_path, data(40), "protect", record=record, arguments={"plugins": [plugin]})
+    assert [(event.step, event.action) for event in run.events] == [(40, "skip")]
+    steps = [line for line in map(json.loads, record.read_text().splitlines()) if "loss" in line]
+    skipped = [line["step"] for line in steps if line["grad_norm"] is None]
+    assert skipped[0] == 0
+    assert skipped[-1] == 40
+    assert 10 < len(skipped) < 40
+    assert len(run.rates) == STEPS - len(skipped)
+    assert steps[0]["loss"] == pytest.approx(2.31, abs=0.05)
+    assert all(value.isfinite().all() for value in run.weights.values())
+
+
+def test_accelerate_s_scaler_looks_for_its_scale() -> None:
+    """Accelerate takes fp16 on a GPU only: the scaler is put in its place as it does it there."""
+    needs("accelerate")
+    from accelerate import Accelerator
+
+    accelerator, run = Accelerator(cpu=True), Run()
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    accelerator.native_amp, accelerator.autocast_handler = True, accelerator.autocast_handler
+    accelerator.state._mixed_precision = "fp16"
+    try:
+        model, optimizer = accelerator.prepare(run.model, run.optimizer)
+        guard = guard_accelerate(PLAN, accelerator, model, optimizer, "protect")
+        skipped = []
+        for batch in DataLoader(data(40), batch_size=50):  # type: ignore[arg-type]
+            with torch.autocast("cpu", torch.float16):
+                loss = model(**batch)["loss"]
+            accelerator.backward(loss)
+            optimizer.step()
+            skipped.append(accelerator.optimizer_step_was_skipped)
+            optimizer.zero_grad()
+    finally:
+        accelerator.state._mixed_precision = "no"
+    assert [(event.step, event.action) for event in guard.events] == [(40, "skip")]
+    assert skipped[0]
+    assert skipped[40]
+    assert 10 < sum(skipped) < 40
+    assert len(run.rates) == STEPS - sum(skipped)
+    assert all(value.isfinite().all() for value in run.weights.values())
+
+
+def protect_in_a_process(folder: Path) -> None:
+    """The second process has a bad batch; neither makes the step."""
+    from accelerate import Accelerator
+
+    accelerator, run = Accelerator(cpu=True), Run()
+    model, optimizer = accelerator.prepare(run.model, run.optimizer)
+    guard = guard_accelerate(PLAN, accelerator, model, optimizer, "protect", record=folder / "run.jsonl")
+    bad = [25] if accelerator.process_index == 1 else []
+    for batch in DataLoader(data(*bad, count=40), batch_size=50):  # type: ignore[arg-type]
+        accelerator.backward(model(**batch)["loss"])
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    (event,) = guard.events
+    assert (event.step, event.action) == (25, "skip")
+    assert len(run.rates) == 39
+    torch.save(run.weights, folder / f"{accelerator.process_index}.pt")
+
+
+def test_two_processes_hold_back_the_same_step(tmp_path: Path) -> None:
+    in_two_processes(protect_in_a_process, tmp_path)
+    assert_same(*(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)))
+
+
+# --- What can't be guarded ----------------------------------------------------------------------------------
+
+
+def test_what_can_t_be_guarded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("accelerate")
+    needs("transformers")
+    pl = needs("lightning.pytorch")
+    from accelerate import Accelerator
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"trainer must be a transformers.Trainer, got Net"):
+        guard_trainer(Net(), PLAN)
+    with pytest.raises(InputError, match=r"schedule=3: must be a Schedule, or the result of a study"):
+        guard_trainer(trainer(tmp_path), 3)  # type: ignore[arg-type]
+    accelerator, run = Accelerator(cpu=True), Run()
+    with pytest.raises(InputError, match=r"what accelerator.prepare\(optimizer\) returned, got AdamW"):
+        guard_accelerate(PLAN, accelerator, run.model, run.optimizer)
+    optimizers = accelerator.prepare(run.optimizer, adamw(Net().parameters()))
+    with pytest.raises(InputError, match="the Accelerator has 2 optimizers"):
+        guard_accelerate(PLAN, accelerator, run.model, optimizers[0])
+
+    manual = module(automatic_optimization=False)
+    guarded = guard_lightning(PLAN, "protect")
+    with pytest.raises(InputError, match="automatic_optimization=False"):
+        pl.Trainer(max_steps=2, callbacks=[guarded], logger=False, enable_checkpointing=False, accelerator="cpu").fit(
+            manual, DataLoader(TRAIN, batch_size=50)
+        )
+
+
+def test_a_run_of_another_length_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    needs("transformers")
+    by_trainer(tmp_path, data(), "observe", arguments={"max_steps": 20})
+    assert "the schedule is for 60 optimizer steps, and the Trainer makes 20" in caplog.messages

@@ -18,23 +18,25 @@ if TYPE_CHECKING:
     from autowarmup.integrations.lightning import from_lightning
     from autowarmup.integrations.transformers import from_trainer
 
-HOMES = {
-    "AcceleratedSteps": "accelerate",
-    "from_keras": "keras",
-    "from_lightning": "lightning",
-    "from_trainer": "transformers",
-    "guard_accelerate": "guarded_accelerate",
-    "guard_keras": "guarded_keras",
-    "guard_lightning": "guarded_lightning",
-    "guard_trainer": "guarded_trainer",
-}
-"""The public names, each with its module."""
+__all__ = [
+    "AcceleratedSteps",
+    "from_keras",
+    "from_lightning",
+    "from_trainer",
+    "guard_accelerate",
+    "guard_keras",
+    "guard_lightning",
+    "guard_trainer",
+]
 
-__all__ = [*HOMES]  # noqa: PLE0604
+HOMES = {"AcceleratedSteps": "accelerate", "from_trainer": "transformers"}
+"""The modules of names that don't say it: ``from_lightning`` is in ``lightning``, ``guard_keras`` in
+``guarded_keras``."""
 
 
 def __getattr__(name: str) -> Any:
     """The public names when asked for: their modules need torch."""
-    if name in HOMES:
-        return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+    if name in __all__:
+        home = HOMES.get(name) or name.replace("from_", "").replace("guard_", "guarded_")
+        return getattr(import_module(f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

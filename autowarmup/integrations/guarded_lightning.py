@@ -22,8 +22,9 @@ def guard_lightning(schedule: Schedule | TuneResult, mode: Mode = "observe", **s
     """A callback that guards what Lightning trains: each optimizer step is judged before it is made.
 
     The module's own schedulers are not used: the guard sets the learning rates, and they are what a
-    ``LearningRateMonitor`` logs that comes after it among the callbacks. Accumulation, clipping and precision stay as they are. A run that the guard stops ends as with
-    ``trainer.should_stop``. The guard's state is in Lightning's checkpoints, among the callbacks'.
+    ``LearningRateMonitor`` logs that comes after it among the callbacks. Accumulation, clipping and precision stay as
+    they are. A run that the guard stops ends as with ``trainer.should_stop``. The guard's state is in Lightning's
+    checkpoints, among the callbacks'.
 
     Args:
         schedule: that of the run, or a study's result.
