@@ -85,7 +85,7 @@ class Onlooker:
         if finding is None:
             self.policy.healthy()
         else:
-            decisions.append(self._about_batch(step, finding))
+            decisions.append(self._about_batch(finding))
             if finding.reason == "non-finite":
                 return self._new(decisions)
         if (finding := self.judge.add(0.0 if kept_out else lr, loss, grad_norm)) is not None:
@@ -99,9 +99,14 @@ class Onlooker:
             self._told = decisions[-1].finding.reason
         return new
 
-    def _about_batch(self, step: int, finding: Finding) -> Decision:
-        action = self.policy.for_batch(step, finding, self._can_rewind)
-        if action == "ok":
-            self.judge.forget_data()
-            finding = finding.model_copy(update={"reason": "new-data", "message": NEW_DATA})
-        return Decision(action, finding, of_batch=True)
+    def _about_batch(self, finding: Finding) -> Decision:
+        """As :meth:`Policy.for_batch`, but nothing is held back: that doesn't count as an intervention."""
+        self.policy.skipped += 1
+        if self.policy.skipped <= self.policy.burst:
+            return Decision("skip", finding, of_batch=True)
+        self.policy.skipped = 0
+        if finding.reason == "non-finite":
+            return Decision("rewind" if self._can_rewind else "stop", finding, of_batch=True)
+        self.judge.forget_data()
+        finding = finding.model_copy(update={"reason": "new-data", "message": NEW_DATA})
+        return Decision("ok", finding, of_batch=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from autowarmup.errors import InputError
 from autowarmup.integrations.current import current_settings
+from autowarmup.integrations.keras_model import accumulation, as_float, inner_optimizer, sync
 from autowarmup.integrations.steps import built, check_function, imported, report_both
 from autowarmup.seeds import derive_seed
 from autowarmup.training.identity import digest_of
@@ -62,7 +63,7 @@ def _look_at(make_model: Any, fit_arguments: Any) -> dict[str, Any]:
 
     model, arguments = _model(make_model), _arguments(fit_arguments)
     fit, validation = _parts(arguments)
-    accumulate, inner = _accumulation(model), _inner(model.optimizer)
+    accumulate, inner = accumulation(model), inner_optimizer(model.optimizer)
     beta2, rate = float(getattr(inner, "beta_2", 0.999)), inner._learning_rate
     _settable(model)
     callback = _look()
@@ -99,7 +100,7 @@ def _train(make_model: Any, fit_arguments: Any, policy: Any, run: LoopRun) -> No
     fit, validation = _parts(_arguments(fit_arguments))
     callback = _reporting(model, run, partial(_evaluated, model, validation))
     keras.utils.set_random_seed(derive_seed(run.seed, "training"))
-    epochs = run.total_steps * _accumulation(model)  # an epoch has at least one batch; the callback stops before
+    epochs = run.total_steps * accumulation(model)  # an epoch has at least one batch; the callback stops before
     model.fit(**fit, epochs=epochs, verbose=0, callbacks=[callback])
     if not run.should_stop:
         raise InputError(
@@ -125,7 +126,7 @@ def _reporting(model: Any, run: LoopRun, evaluate: Callable[[], dict[str, float]
     """The callback that sets each step's learning rate, and reports the step."""
     import keras
 
-    accumulate = _accumulation(model)
+    accumulate = accumulation(model)
 
     class Reporting(keras.callbacks.Callback):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -135,23 +136,23 @@ def _reporting(model: Any, run: LoopRun, evaluate: Callable[[], dict[str, float]
             self._average: Average | None = None
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            _sync(model)
+            sync(model)
             model.reset_metrics()  # what a batch's end tells is else the mean of the epoch so far
             model.optimizer.learning_rate = run.schedule.lr_at(self.steps)
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            _sync(model)
+            sync(model)
             self._average = self._average or Average(model)
             self._losses.append(_loss_of(logs))
             if len(self._losses) < accumulate:
                 return
             loss, self._losses = sum(self._losses) / accumulate, []
-            made = int(keras.ops.convert_to_numpy(_inner(model.optimizer).iterations))
+            made = int(keras.ops.convert_to_numpy(inner_optimizer(model.optimizer).iterations))
             skipped, self._made = made == self._made, made
             self.steps += 1
             self._average.update(self.steps)
             validates = run.should_validate
-            stop = run.report(loss, lr=0.0 if skipped else _number(model.optimizer.learning_rate))
+            stop = run.report(loss, lr=0.0 if skipped else as_float(model.optimizer.learning_rate))
             if validates and (not stop or self.steps == run.total_steps):
                 self._validate()
             model.stop_training = stop
@@ -224,7 +225,9 @@ def _model(make_model: Callable[[], Any]) -> Any:
         raise InputError(f"make_model must return a keras.Model, got {type(model).__name__}")
     if getattr(model, "optimizer", None) is None:
         raise InputError("make_model returned a model that is not compiled: call model.compile(optimizer, loss) in it")
-    if _inner(model.optimizer).built and int(keras.ops.convert_to_numpy(_inner(model.optimizer).iterations)):
+    if inner_optimizer(model.optimizer).built and int(
+        keras.ops.convert_to_numpy(inner_optimizer(model.optimizer).iterations)
+    ):
         raise InputError("make_model returned a model that was trained before: it must build a fresh one at every call")
     if model.steps_per_execution != 1:
         raise InputError(
@@ -238,7 +241,7 @@ def _settable(model: Any) -> None:
     """Gives an optimizer that has a schedule of its own one that can be set."""
     import keras
 
-    optimizer, inner = model.optimizer, _inner(model.optimizer)
+    optimizer, inner = model.optimizer, inner_optimizer(model.optimizer)
     if isinstance(inner._learning_rate, keras.Variable):
         return
     config = inner.get_config() | {"learning_rate": 1.0}
@@ -247,16 +250,6 @@ def _settable(model: Any) -> None:
         model.optimizer = plain
     else:
         optimizer.inner_optimizer = plain
-
-
-def _inner(optimizer: Any) -> Any:
-    """The optimizer that a loss scaler wraps, or the optimizer itself."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _accumulation(model: Any) -> int:
-    """Batches of an optimizer step."""
-    return _inner(model.optimizer).gradient_accumulation_steps or 1
 
 
 def _rates(rate: Any, total: int, accumulate: int) -> list[float]:
@@ -342,30 +335,18 @@ def _evaluated(model: Any, validation: dict[str, Any]) -> dict[str, float]:
         values = model.evaluate(**validation, verbose=0, return_dict=True)
     if training is not None and hasattr(model, "train"):
         model.train(training)
-    return {name: _number(value) for name, value in values.items()}
+    return {name: as_float(value) for name, value in values.items()}
 
 
 def _loss_of(logs: Any) -> float:
     if "loss" not in (logs or {}):
         raise InputError(f"the model's train_step returns no 'loss'; it returns: {', '.join(logs or {}) or 'nothing'}")
-    return _number(logs["loss"])
-
-
-def _number(value: Any) -> float:
-    from keras import ops
-
-    return float(ops.convert_to_numpy(value))
+    return as_float(logs["loss"])
 
 
 def _single(value: Any) -> float:
     """A number in single precision as it was written: 0.001, not 0.0010000000475."""
-    return float(str(np.float32(_number(value))))
-
-
-def _sync(model: Any) -> None:
-    """JAX keeps a model's state apart while it trains: brings it back."""
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()
+    return float(str(np.float32(as_float(value))))
 
 
 def _no_gradients() -> AbstractContextManager[Any]:
@@ -382,7 +363,7 @@ def _description(
     model: Any, make_model: Any, arguments: dict[str, Any], accumulate: int, values: list[str]
 ) -> dict[str, Any]:
     """What is trained, as plain values."""
-    optimizer = {name: str(value) for name, value in _inner(model.optimizer).get_config().items()}
+    optimizer = {name: str(value) for name, value in inner_optimizer(model.optimizer).get_config().items()}
     plain = {name: value for name, value in arguments.items() if isinstance(value, int | float | str)}
     return {
         "train_fn": getattr(make_model, "__qualname__", type(make_model).__name__),
