@@ -85,7 +85,8 @@ HOMES = {
     | {f"training/{name}.py" for name in ("rng", "batch", "data", "losses", "average", "distributed")}
     | {f"training/{name}.py" for name in ("identity", "optimizers", "groups", "recipe", "trial", "task")}
     | {f"guard/{name}.py" for name in ("guard", "training", "snapshots", "agreement")}
-    | {f"integrations/{name}.py" for name in ("steps", "current", "transformers", "lightning", "accelerate")},
+    | {f"integrations/{name}.py" for name in ("steps", "current", "transformers", "lightning", "accelerate")}
+    | {f"integrations/guarded_{name}.py" for name in ("accelerate", "trainer", "lightning")},
     "mlflow": {f"tracking/{name}.py" for name in ("client", "metrics", "syncer")}
     | {"audit/mlflow_run.py", "guard/mlflow_run.py"},
     "matplotlib": {f"report/{name}.py" for name in ("figures", "style", "lines", "ground")}

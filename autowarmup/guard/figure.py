@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from autowarmup.guard.expected import WIDTH
 from autowarmup.guard.watching import Watch
 from autowarmup.instability.history import Step
-from autowarmup.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, figure_of, legend, notice, plain, title
+from autowarmup.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, figure_of, legend, log_scale, notice, plain, title
 
 POINTS = 2000
 """Most steps that are drawn."""
@@ -52,8 +52,7 @@ def _loss(axes: Axes, watched: Watch) -> list[Artist]:
     shown = _thinned(steps)
     axes.plot([step.number for step in shown], [step.loss for step in shown], color=BLUE, linewidth=1.2)
     if positive and steps:
-        axes.set_yscale("log")
-        axes.grid(which="minor", color="#f2f2f2", linewidth=0.6)
+        log_scale(axes, "y", 0.9 * min(step.loss for step in steps), 1.1 * max(step.loss for step in steps))
     return [Line2D([], [], color=BLUE, linewidth=1.2, label="loss"), *handles]
 
 
