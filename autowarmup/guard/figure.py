@@ -15,7 +15,20 @@ from matplotlib.patches import Patch
 from autowarmup.guard.expected import WIDTH
 from autowarmup.guard.watching import Watch
 from autowarmup.instability.history import Step
-from autowarmup.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, figure_of, legend, log_scale, notice, plain, title
+from autowarmup.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    figure_of,
+    legend,
+    log_scale,
+    notice,
+    plain,
+    title,
+)
 
 POINTS = 2000
 """Most steps that are drawn."""
