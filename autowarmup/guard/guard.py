@@ -16,6 +16,7 @@ from autowarmup.errors import InputError
 from autowarmup.guard.agreement import Agreement
 from autowarmup.guard.events import Action, Event, Finding
 from autowarmup.guard.judge import Judge
+from autowarmup.guard.onlooker import NEW_DATA
 from autowarmup.guard.plan import Plan
 from autowarmup.guard.planned import planned
 from autowarmup.guard.policy import LOWER, Policy
@@ -38,7 +39,6 @@ HEALTHY = 10
 to."""
 
 
-NEW_DATA = "so many batches in a row are unlike those before that the data must have changed"
 LOST_STATE = Finding(
     reason="optimizer-state-lost",
     message="the optimizer had a state at the last step and has none now: was it not loaded from the checkpoint?",

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from autowarmup.guard.events import Action, Finding
-from autowarmup.guard.expected import ExpectedLoss
+from autowarmup.guard.expected import Band
 from autowarmup.guard.judge import Judge
 from autowarmup.guard.policy import Policy
 from autowarmup.instability.monitor import Detectors
@@ -33,7 +33,7 @@ class Onlooker:
         can_rewind: whether there would be snapshots.
         detectors: the thresholds.
         trivial_loss: the loss of the best predictor that ignores its input; None where it isn't known.
-        expected: the loss that a study expects at each step; None where there is no study.
+        band: the loss that a study expects at each step; None where there is no study.
 
     Example:
         >>> onlooker = Onlooker(horizon=100, duration=10, most=10)
@@ -52,9 +52,9 @@ class Onlooker:
         can_rewind: bool = True,
         detectors: Detectors | None = None,
         trivial_loss: float | None = None,
-        expected: ExpectedLoss | None = None,
+        band: Band | None = None,
     ) -> None:
-        self.judge = Judge(detectors or Detectors(), horizon, trivial_loss, expected)
+        self.judge = Judge(detectors or Detectors(), horizon, trivial_loss, band)
         self.policy = Policy(horizon, duration, most)
         self._can_rewind = can_rewind
         self._told: str | None = None

@@ -84,7 +84,7 @@ def guard_keras(
             self._losses.clear()
             if record is not None:
                 self._record = Record(Path(record))
-                self._record.begin(self._plan.schedule, mode, _band(schedule))
+                self._record.begin(self._plan.schedule, mode, planned(schedule)[1])
 
         def on_train_end(self, logs: Any = None) -> None:
             if self._record:
@@ -128,7 +128,7 @@ def guard_keras(
             Raises:
                 InputError: it is another version's, or damaged.
             """
-            self._onlooker.judge = type(self._onlooker.judge).restored(state_dict["judge"])
+            self._onlooker.judge = self._onlooker.judge.restored(state_dict["judge"])
             self._onlooker.policy.load_state_dict(state_dict["policy"])
             self._plan.load_state_dict(state_dict["plan"])
 
@@ -197,20 +197,14 @@ def _made(
         raise InputError(f"mode={short(mode)}: must be 'observe' or 'protect'{nearest(str(mode), MODES)}")
     if isinstance(most, bool) or not isinstance(most, int) or not 0 <= most <= 1000:
         raise InputError(f"max_interventions={short(most)}: must be a whole number from 0 to 1,000")
-    own, expected = planned(schedule)
+    own, band = planned(schedule)
     if own.groups:
         raise InputError("the schedule has groups, and an optimizer of Keras has one learning rate: leave them out")
     onlooker = Onlooker(
         own.horizon, own.duration, most,
-        can_rewind=False, detectors=detectors, trivial_loss=trivial_loss, expected=expected,
+        can_rewind=False, detectors=detectors, trivial_loss=trivial_loss, band=band,
     )  # fmt: skip
     return Plan(own), onlooker
-
-
-def _band(schedule: Schedule | TuneResult) -> tuple[list[float], list[float]] | None:
-    """The loss that the study expects at each step, and its spread."""
-    expected = planned(schedule)[1]
-    return None if expected is None else (expected.level.tolist(), expected.spread.tolist())
 
 
 def _check(model: Any) -> None:
