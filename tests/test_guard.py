@@ -22,6 +22,7 @@ from autowarmup.guard import snapshots
 from autowarmup.guard.events import Event
 from autowarmup.guard.expected import Band, ExpectedLoss
 from autowarmup.guard.judge import Judge
+from autowarmup.guard.outliers import Outliers
 from autowarmup.guard.plan import Plan
 from autowarmup.instability.monitor import Detectors
 
@@ -252,6 +253,14 @@ def test_a_scaler_s_overflow_is_its_own_matter_and_true_norms_are_judged() -> No
         scales.append(scaler.get_scale())
     assert scales[-1] < scales[0]
     assert guard.events == []
+
+
+def test_norms_after_a_scaler_s_long_search_are_not_outliers() -> None:
+    """None was finite before, so that there is nothing to compare the first one with."""
+    outliers = Outliers()
+    for step in range(30):
+        outliers.add(0.0, 2.3 + 0.01 * (step % 3), math.inf)
+    assert outliers.look(2.3, 1.0) is None
 
 
 def test_the_norm_before_clipping_is_what_is_judged() -> None:

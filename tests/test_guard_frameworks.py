@@ -246,7 +246,7 @@ def test_a_bad_batch_leaves_no_trace(train: Way, accumulate: int, tmp_path: Path
 
 
 def test_weights_and_moments_are_those_of_a_snapshot_again(train: Way) -> None:
-    """The optimizer has lost its state: what follows goes on from before."""
+    """More batches in a row are bad than can be skipped."""
     run = Run()
     weights: list[Weights] = []
     moments: list[dict[str, Any]] = []
@@ -255,22 +255,18 @@ def test_weights_and_moments_are_those_of_a_snapshot_again(train: Way) -> None:
         weights.append(run.weights)
         moments.append(copy.deepcopy(run.optimizer.state_dict()["state"]))
 
-    def lose(*_: Any) -> None:
-        if len(run.rates) == 31:
-            run.optimizer.state.clear()
-
     run.optimizer.register_step_pre_hook(note)
-    run.optimizer.register_step_post_hook(lose)
-    train(data(), "protect", run=run)
-    (event,) = run.events
-    assert (event.step, event.action, event.applied) == (31, "rewind", True)
-    assert event.snapshot is not None
-    before = event.snapshot - 1  # the update of the step at which a snapshot is taken isn't in it
-    assert 0 < before < 31
-    assert_same(weights[31], weights[before])
-    assert moments[31][0]["step"] == moments[before][0]["step"] == before
-    assert torch.equal(moments[31][0]["exp_avg"], moments[before][0]["exp_avg"])
-    assert len(run.rates) == STEPS - 1
+    train(data(*range(30, 39)), "protect", run=run)
+    rewound = run.events[-1]
+    assert [event.step for event in run.events] == list(range(30, 39))
+    assert (rewound.action, rewound.applied, rewound.factor) == ("rewind", True, 0.5)
+    assert rewound.snapshot is not None
+    before = rewound.snapshot - 1  # the update of the step at which a snapshot is taken isn't in it
+    assert 0 < before < 30
+    assert_same(weights[30], weights[before])
+    assert moments[30][0]["step"] == moments[before][0]["step"] == before
+    assert torch.equal(moments[30][0]["exp_avg"], moments[before][0]["exp_avg"])
+    assert run.rates[30:] == pytest.approx([0.5 * PLAN.lr_at(step) for step in range(39, STEPS)])
 
 
 def test_a_warm_up_waits_and_learning_rates_are_lowered(train: Way) -> None:

@@ -29,7 +29,7 @@ class Outliers:
     GRADIENT, LOSS = 20.0, 10.0
     """The multiple of the gradient that counts alone, and that of the loss where the gradient isn't known."""
     FIRST = 20
-    """Steps before the first judgement."""
+    """Steps before the first judgement, and norms before that of one."""
 
     def __init__(self) -> None:
         self._history = History()
@@ -52,7 +52,7 @@ class Outliers:
         record = max(history.reach, max(self._excesses, default=0.0))
         height = _multiple(excess, record)
         share = _multiple(excess, history.progress)
-        measured = math.isfinite(grad_norm)
+        measured = math.isfinite(grad_norm) and len(self._norms) >= self.FIRST  # a scaler may have skipped all so far
         growth = _multiple(grad_norm, max(self._norms, default=0.0)) if measured else 0.0
         mean, least = (self.MEAN_AFTER, self.LEAST_AFTER) if self._bursting else (self.MEAN, self.LEAST)
         factors = [min(factor, self.MOST) for factor in (height, share, growth)]

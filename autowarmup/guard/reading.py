@@ -21,9 +21,6 @@ RATE = ("lr", "learning_rate", "train/lr", "train/learning_rate", "lr_applied")
 NORM = ("grad_norm", "train/grad_norm", "gradient_norm", "grad/norm", "train/gradient_norm", "total_grad_norm")
 """What the step, its loss, its learning rate and its gradient norm are called, the usual name first."""
 
-UNKNOWN_RATE = 1.0
-"""Stands for a learning rate that wasn't written down: the detectors then see one that is constant."""
-
 
 class Begin(NamedTuple):
     """What a guard's record begins with: the schedule, and whether the guard protects; and the expected level of the
@@ -176,14 +173,20 @@ def newest_state(folder: Path) -> Path:
     found = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
     if not found:
         raise InputError(f"{folder} is a folder, without a trainer_state.json of Transformers in it or its checkpoints")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return max(found, key=_steps_of)
+
+
+def _steps_of(path: Path) -> float:
+    """Those that a checkpoint is named after; the folder's own file is written at the end."""
+    steps = path.parent.name.removeprefix("checkpoint-")
+    return int(steps) if steps.isdecimal() else math.inf
 
 
 def entry(line: Mapping[str, Any], loss: str | None) -> Entry | None:
     """What a line of a log says; None for one without a step and a loss, such as that of an evaluation.
 
     Args:
-        line: names and values.
+        line: names and values. A learning rate or a gradient norm that isn't there is NaN.
         loss: what the loss is called; left out, one of the usual names.
 
     Raises:
@@ -206,10 +209,10 @@ def entry(line: Mapping[str, Any], loss: str | None) -> Entry | None:
     found = _known(line, LOSS if loss is None else [loss])
     if names["step"] is None or found is None:
         return None
-    norm = math.nan if names["norm"] is None else _number(line[names["norm"]])
+    lr, norm = (math.nan if name is None else _number(line[name]) for name in (names["lr"], names["norm"]))
     return Step(
         number=int(line[names["step"]]),
-        lr=UNKNOWN_RATE if names["lr"] is None else _number(line[names["lr"]]),
+        lr=lr,
         loss=_number(line[found]),
         grad_norm=math.inf if names["norm"] is not None and math.isnan(norm) else norm,
     )

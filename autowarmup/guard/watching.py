@@ -9,13 +9,15 @@ from typing import Any
 
 from autowarmup.guard.events import Event, Reason
 from autowarmup.guard.onlooker import Decision, Onlooker
-from autowarmup.guard.reading import UNKNOWN_RATE, Begin, Entry
+from autowarmup.guard.reading import Begin, Entry
 from autowarmup.instability.history import Step, median
 
 FEW = 30
 """Fewer losses than this say little but whether they are finite."""
 NO_LIMIT = 10**9
 """Nothing is done, so there is no number of interventions past which it would end."""
+UNKNOWN_RATE = 1.0
+"""Stands for learning rates where none is in the log: the detectors then see one that is constant."""
 FATAL = ("rewind", "lower", "stop")
 """What is done where the weights are damaged."""
 RATE = "learning rate where it began"
@@ -68,7 +70,12 @@ class Watch:
     @property
     def knows_lr(self) -> bool:
         """Whether learning rates are in the log."""
-        return any(step.lr != UNKNOWN_RATE for step in self.steps)
+        return self.lr is not None
+
+    @property
+    def lr(self) -> float | None:
+        """The last learning rate in the log; None where there is none."""
+        return next((step.lr for step in reversed(self.steps) if math.isfinite(step.lr)), None)
 
     @property
     def over(self) -> bool:
@@ -127,7 +134,7 @@ class Watch:
             return "no steps yet"
         first, last = self.steps[0], self.steps[-1]
         every = f", every {self.every}th" if self.every > 1 else ""
-        rate = f", learning rate {last.lr:.3g}" if self.knows_lr else ""
+        rate = "" if self.lr is None else f", learning rate {self.lr:.3g}"
         return (
             f"steps {first.number:,} to {last.number:,} of {self.total:,}{every}: loss {first.loss:.4g} -> "
             f"{last.loss:.4g}{rate}"
@@ -167,16 +174,17 @@ class Watch:
         self._every = self.every
         lines = max(1, self.total // self._every)
         self._onlooker = Onlooker(lines, 0, NO_LIMIT)
-        self.events, self._seen, self._peak = [], 0, -math.inf
+        self.events, self._seen, self._lr, self._peak = [], 0, UNKNOWN_RATE, -math.inf
         self._judged: list[int] = []
         self._rows: dict[Reason, int] = {}
         self._damaged = -1
 
     def _see(self, onlooker: Onlooker, step: Step) -> None:
         self._seen += 1
-        rising, self._peak = step.lr > self._peak, max(step.lr, self._peak)
+        self._lr = step.lr if math.isfinite(step.lr) else self._lr
+        rising, self._peak = self._lr > self._peak, max(self._lr, self._peak)
         known = onlooker.judge.count
-        decisions = onlooker.see(self._seen - 1, step.lr, step.loss, step.grad_norm, warming_up=rising)
+        decisions = onlooker.see(self._seen - 1, self._lr, step.loss, step.grad_norm, warming_up=rising)
         if onlooker.judge.count > known:
             self._judged.append(step.number)
         rows = {
@@ -210,7 +218,7 @@ class Watch:
                 reason=finding.reason,
                 message=finding.message,
                 evidence=evidence,
-                lr=step.lr if math.isfinite(step.lr) else 0.0,
+                lr=self._lr,
                 factor=1.0,
             )
         )
