@@ -31,6 +31,15 @@ BAD = {"x": torch.full((64,), math.nan), "labels": torch.tensor(0)}
 Weights = dict[str, Tensor]
 
 
+@pytest.fixture(autouse=True)
+def _state_of_its_own() -> None:
+    """Accelerate has one precision for the whole process."""
+    needs("accelerate")
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def data(*bad: int, batch: int = 50, count: int = STEPS) -> list[dict[str, Tensor]]:
     """So many batches in order, some of which have an example that is NaN."""
     examples = [TRAIN[place % len(TRAIN)] for place in range(count * batch)]
@@ -179,7 +188,6 @@ WAYS: dict[str, tuple[str, Way]] = {
 
 @pytest.fixture(params=WAYS)
 def train(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Way:
-    needs("accelerate")
     package, way = WAYS[request.param]
     needs(package)
     monkeypatch.chdir(tmp_path)
@@ -352,7 +360,6 @@ def test_lightning_s_checkpoint_has_the_guard(tmp_path: Path, monkeypatch: pytes
 
 
 def test_accelerate_s_checkpoint_has_the_guard(tmp_path: Path) -> None:
-    needs("accelerate")
     from accelerate import Accelerator
 
     def prepared(seed: int) -> tuple[Any, Run, Any, Any]:
@@ -388,7 +395,6 @@ def test_accelerate_s_checkpoint_has_the_guard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["trainer", "lightning", "accelerate"])
 def test_bf16_is_judged_alike(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package, train = WAYS[way]
-    needs("accelerate")
     needs(package)
     monkeypatch.chdir(tmp_path)
     name = {"trainer": {"bf16": True}, "lightning": {"precision": "bf16-mixed"}}
@@ -419,7 +425,6 @@ def test_lightning_s_scaler_looks_for_its_scale(tmp_path: Path, monkeypatch: pyt
 
 def test_accelerate_s_scaler_looks_for_its_scale() -> None:
     """Accelerate takes fp16 on a GPU only: the scaler is put in its place as it does it there."""
-    needs("accelerate")
     from accelerate import Accelerator
 
     accelerator, run = Accelerator(cpu=True), Run()
@@ -475,7 +480,6 @@ def test_two_processes_hold_back_the_same_step(tmp_path: Path) -> None:
 
 
 def test_what_can_t_be_guarded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs("accelerate")
     needs("transformers")
     pl = needs("lightning.pytorch")
     from accelerate import Accelerator
