@@ -147,6 +147,19 @@ def test_a_trainer_s_state_is_read(tmp_path: Path) -> None:
         assert [event["message"] for event in told["events"]] == ["the gradient is not finite"]
 
 
+def test_a_trainer_s_log_of_a_run_that_is_lost_has_losses_of_0(tmp_path: Path) -> None:
+    """As Transformers 5 writes it where the loss is NaN from a step on; a single gradient may be a loss scaler's."""
+    log = [{"step": n + 1, "loss": loss, "grad_norm": 1.0} for n, loss in enumerate(losses()[:40])]
+    lost = [{"step": n, "loss": 0.0, "grad_norm": math.nan} for n in range(41, 61)]
+    file = tmp_path / "trainer_state.json"
+    file.write_text(json.dumps({"max_steps": 60, "log_history": log + lost}))
+    result = watch(file)
+    assert result.exit_code == 1
+    assert result.output.endswith("verdict: no gradient is finite since step 41\n")
+    file.write_text(json.dumps({"max_steps": 60, "log_history": [*log, lost[0] | {"loss": log[-1]["loss"]}]}))
+    assert watch(file).exit_code == 0
+
+
 def guarded(file: Path, mode: str, bad: Callable[[int], bool], steps: int = 60) -> Guard:
     """A small training under a guard, with batches that are NaN."""
     torch.manual_seed(0)

@@ -18,6 +18,8 @@ NO_LIMIT = 10**9
 """Nothing is done, so there is no number of interventions past which it would end."""
 UNKNOWN_RATE = 1.0
 """Stands for learning rates where none is in the log: the detectors then see one that is constant."""
+SEARCH = 8
+"""Steps in a row that a loss scaler skips at the most, once it has found its scale."""
 FATAL = ("rewind", "lower", "stop")
 """What is done where the weights are damaged."""
 RATE = "learning rate where it began"
@@ -100,11 +102,13 @@ class Watch:
         return next((event for event in self.events if _is_fatal(event)), None)
 
     def lost_since(self) -> int | None:
-        """The step since which no loss was finite; None where the last one is."""
+        """The step since which no loss was finite, or, for more steps than a loss scaler needs, no gradient; None where
+        the last ones are. Transformers writes 0 for a loss that isn't."""
         row = 0
-        while row < len(self.steps) and not math.isfinite(self.steps[-1 - row].loss):
+        while row < len(self.steps) and _is_lost(self.steps[-1 - row]):
             row += 1
-        return self.steps[-row].number if row else None
+        lost = row > SEARCH or (row > 0 and not math.isfinite(self.steps[-1].loss))
+        return self.steps[-row].number if lost else None
 
     @property
     def damaged(self) -> bool:
@@ -121,7 +125,8 @@ class Watch:
             word = "stopped by its guard at" if fatal.applied else "damaged since"
             return f"{word} step {fatal.step if fatal.applied else fatal.began:,}: {fatal.message}"
         if (since := self.lost_since()) is not None:
-            return f"no loss is finite since step {since:,}"
+            what = "gradient" if math.isfinite(self.steps[-1].loss) else "loss"
+            return f"no {what} is finite since step {since:,}"
         done = sum(event.applied and event.action != "ok" for event in self.events)
         if done:
             return f"its guard has intervened, in {done} steps, and it went on"
@@ -222,6 +227,10 @@ class Watch:
                 factor=1.0,
             )
         )
+
+
+def _is_lost(step: Step) -> bool:
+    return not math.isfinite(step.loss) or math.isinf(step.grad_norm)
 
 
 def _is_fatal(event: Event) -> bool:
