@@ -1,8 +1,8 @@
 """A real run after a study: guarded, recorded, and gone on with after it was killed.
 
     autowarmup tune examples/char_gpt.py:task --steps 240 --study studies/demo
-    python examples/night_run.py --study studies/demo
-    python examples/night_run.py --accidents                  # with bad batches and a gradient that isn't finite
+    python -m examples.night_run --study studies/demo
+    python -m examples.night_run --accidents                  # with bad batches and a gradient that isn't finite
     autowarmup watch runs/night/run.jsonl --figure run.png
 
 Without a study it takes a schedule that is good for this model. Call it again after it was killed: it goes on from the

@@ -39,8 +39,8 @@ class Bell:
                 self._listening.discard(entry)
 
     async def when(self, found: Callable[[], T | None], seconds: float, look_s: float = math.inf) -> T | None:
-        """What ``found`` returns, as soon as that is not None; None where that takes too long. It is asked at each ring,
-        and every ``look_s`` seconds where what it looks for may come without one."""
+        """What ``found`` returns, as soon as that is not None; None where that takes too long. It is asked at each
+        ring, and every ``look_s`` seconds where what it looks for may come without one."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         with self.listening() as rung:
