@@ -357,6 +357,7 @@ class Guard:
             return snapshot
         self._training.go_back(state)
         self._judge = self._judge.restored(bytes(guard["judge"].tolist()))
+        self._judge.bursting = finding.reason == "outlier"
         self._plan.return_to(guard["position"], step + 1)
         if self._policy.lowers(finding):
             self._plan.lower(LOWER)

@@ -70,6 +70,15 @@ class Judge:
         self.count += 1
         return _finding(found) if found else off
 
+    @property
+    def bursting(self) -> bool:
+        """Whether the last batch was an outlier, so that less tells the next one."""
+        return self._outliers.bursting
+
+    @bursting.setter
+    def bursting(self, value: bool) -> None:
+        self._outliers.bursting = value
+
     def near_start(self, loss: float) -> bool:
         """Whether a loss is not above that of the run's first steps by more than a quarter."""
         return self._outliers.near_start(loss)

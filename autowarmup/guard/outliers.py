@@ -35,7 +35,7 @@ class Outliers:
         self._history = History()
         self._excesses: deque[float] = deque(maxlen=500)
         self._norms: deque[float] = deque(maxlen=40)
-        self._bursting = False
+        self.bursting = False
 
     def look(self, loss: float, grad_norm: float) -> Finding | None:
         """What is wrong with a batch.
@@ -54,13 +54,13 @@ class Outliers:
         share = _multiple(excess, history.progress)
         measured = math.isfinite(grad_norm) and len(self._norms) >= self.FIRST  # a scaler may have skipped all so far
         growth = _multiple(grad_norm, max(self._norms, default=0.0)) if measured else 0.0
-        mean, least = (self.MEAN_AFTER, self.LEAST_AFTER) if self._bursting else (self.MEAN, self.LEAST)
+        mean, least = (self.MEAN_AFTER, self.LEAST_AFTER) if self.bursting else (self.MEAN, self.LEAST)
         factors = [min(factor, self.MOST) for factor in (height, share, growth)]
         together = all(map(operator.ge, factors, least)) and math.prod(factors) > mean**3
         alone = growth > self.GRADIENT if measured else height > self.LOSS and share >= 1.0
         if not together and not alone:
             return None
-        self._bursting = True
+        self.bursting = True
         evidence = {"loss": loss, "expected": expected, "excess over record": height, "excess over progress": share}
         message = f"the loss of this batch is {loss:.4g}, expected {expected:.4g}"
         if measured:
@@ -76,7 +76,7 @@ class Outliers:
     def add(self, lr: float, loss: float, grad_norm: float) -> None:
         """Takes in a step that is applied; its loss is finite."""
         history = self._history
-        self._bursting = False
+        self.bursting = False
         if history.count > 8:
             self._excesses.append(loss - history.expected())
         history.add(Step(history.count, lr, loss, grad_norm))
