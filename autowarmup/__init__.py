@@ -18,12 +18,14 @@ from autowarmup.schedule.space import SearchSpace
 from autowarmup.study.result import TuneResult
 
 if TYPE_CHECKING:
+    from autowarmup.adaptive.scheduler import AdaptiveWarmup
     from autowarmup.audit.rate_audit import RateAudit
     from autowarmup.guard.guard import Guard
     from autowarmup.training.loop import LoopRun
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdaptiveWarmup",
     "AutowarmupError",
     "Detectors",
     "Guard",
@@ -40,7 +42,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``Guard``, ``LoopRun`` and ``RateAudit`` when asked for: their modules need torch."""
+    """``AdaptiveWarmup``, ``Guard``, ``LoopRun`` and ``RateAudit`` when asked for: their modules need torch."""
+    if name == "AdaptiveWarmup":
+        from autowarmup.adaptive.scheduler import AdaptiveWarmup
+
+        return AdaptiveWarmup
     if name == "LoopRun":
         from autowarmup.training.loop import LoopRun
 

@@ -1,0 +1,1 @@
+"""A warm-up that adapts while the run trains: for a single run, without a study."""
