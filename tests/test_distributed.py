@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from autowarmup import LoopRun, Schedule
+from autowarmup import AdaptiveWarmup, LoopRun, Schedule
 from autowarmup.errors import InputError
 from autowarmup.training.batch import part_of
 from autowarmup.training.distributed import Group, found_store, opened_store
@@ -178,3 +178,29 @@ def test_every_process_has_its_part_of_a_batch() -> None:
 def test_a_batch_that_cannot_be_divided() -> None:
     with pytest.raises(InputError, match="a batch with a object in it can't be divided among the processes of a trial"):
         part_of((torch.arange(2), object()), slice(0, 1), 2)
+
+
+def adapted(group: Group, steps: int) -> list[float]:
+    """The learning rates that a warm-up adapts to, where each process has data and weights
+    of its own."""
+    torch.manual_seed(0)
+    model = linear()
+    generator = torch.Generator().manual_seed(group.rank)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scheduler = AdaptiveWarmup(optimizer, steps)
+    lrs = []
+    for _ in range(steps):
+        lrs += scheduler.get_last_lr()
+        optimizer.zero_grad()
+        x = torch.randn(8, 64, generator=generator)
+        nn.functional.cross_entropy(model(x), x[:, :10].argmax(1)).backward()
+        optimizer.step()
+        scheduler.step()
+    return lrs
+
+
+def test_a_warmup_adapts_alike_in_all_processes(together: Callable[..., list[Any]]) -> None:
+    """Although the gradients of these processes differ: their slopes are added up."""
+    first, second = together(adapted, 60)
+    assert first == second
+    assert len(set(first)) > 30

@@ -25,7 +25,7 @@ from scipy.stats import norm
 
 from autowarmup.schedule import Schedule
 from autowarmup.seeds import derive_seed
-from autowarmup.training.batch import size_of
+from autowarmup.training.batch import Batch, size_of
 from autowarmup.training.rng import borrowed
 from autowarmup.training.task import ModelTask
 from benchmarks.search.tables import FOLDER, SEEDS, Table, table_path
@@ -55,14 +55,15 @@ class Loop:
             self.model = task.recipe.build_model(seed)
             (self.optimizer,) = task.recipe.build_optimizers(self.model)
         self._batches = task.recipe.data.train.passes(derive_seed(seed, "data"))
+        self.batch: Batch = ()
         self.step = 0
 
     def train(self, rate: Callable[[float], float]) -> float:
         """One step; ``rate`` gives the learning rate and may look at the batch's loss. Returns that loss."""
         with borrowed():
-            batch = next(self._batches)
+            self.batch = next(self._batches)
         self.model.train()
-        loss, _ = self.task.recipe.forward(self.model, batch)
+        loss, _ = self.task.recipe.forward(self.model, self.batch)
         loss.backward()
         value = float(loss.detach())
         for group in self.optimizer.param_groups:
