@@ -1,8 +1,9 @@
 """The warm-up that adapts, against schedules that need one run as well, and against the tuned one.
 
-    python -m benchmarks.adaptive                 # all tasks: a quarter of an hour
+    python -m benchmarks.adaptive                 # all tasks: 25 minutes
     python -m benchmarks.adaptive mlp rows
     python -m benchmarks.adaptive --write         # stores the page too
+    python -m benchmarks.adaptive --write --stored  # the page alone, from the stored losses
 
 Every method really trains, with fresh seeds. Losses are stored task by task in ``search/tables/adaptive.json``.
 """
@@ -39,6 +40,7 @@ SEEDS = (101, 102)
 LEFT_OUT = ("pre-norm-gpt", "fine-tuning", "gru", "post-norm-rows", "friedman", "n-gram")
 """Tasks on which the rule's constants were not chosen."""
 TWO_OPTIMIZERS = ("muon-gpt",)
+CAP = 3.0
 EVERY = 8
 """Steps of the warm-up, at most 40% of the run, between two forward passes: 5% of the run's."""
 NEAR = 2.0
@@ -49,8 +51,17 @@ Method = Callable[[ModelTask, int, int, float], Outcome | None]
 
 def adaptive(task: ModelTask, horizon: int, seed: int, loss_star: float) -> Outcome:
     """AdaptiveWarmup with its defaults."""
+    return _adapted(task, horizon, seed, None)
+
+
+def capped(task: ModelTask, horizon: int, seed: int, loss_star: float) -> Outcome:
+    """The same with a peak of at most :data:`CAP` times today's learning rate."""
+    return _adapted(task, horizon, seed, CAP * task.current_peak)
+
+
+def _adapted(task: ModelTask, horizon: int, seed: int, peak: float | None) -> Outcome:
     loop = Loop(task, seed)
-    scheduler = AdaptiveWarmup(loop.optimizer, horizon)
+    scheduler = AdaptiveWarmup(loop.optimizer, horizon, peak=peak)
     while loop.step < horizon:
         (lr,) = scheduler.get_last_lr()
         if not math.isfinite(loop.train(lambda _, lr=lr: lr)):
@@ -157,6 +168,7 @@ def _without_warmup(loop: Loop, task: ModelTask, horizon: int) -> Outcome:
 
 METHODS: dict[str, Method] = {
     "adaptive": adaptive,
+    "capped": capped,
     "by forward passes": by_forward_passes,
     "AutoWU": autowu,
     "Lipschitz": lipschitz_scheduler,
@@ -174,8 +186,9 @@ the trivial predictor's although the learning rate was at least that of the tune
 
 - *adaptive*: `AdaptiveWarmup(optimizer, total_steps)`, with today's learning rate as the scale at which it begins. No
   forward passes beyond the run's own.
-- *by forward passes*: the same rule, told by the losses of one forward pass every {EVERY} steps of the warm-up, which
-  is 5% of the run's, whether the critical rate is more than three times the learning rate.
+- *capped*: the same with `peak` at {CAP:g} times today's learning rate.
+- *by forward passes*: the rule of *adaptive*, told by one forward pass every {EVERY} steps of the warm-up, which is 5%
+  of the run's, whether the critical rate is more than three times the learning rate.
 - *AutoWU* (Kim et al. 2021, arXiv 2107.05855) and *Lipschitz* (LipschitzScheduler, Riabinin et al. 2026, arXiv
   2602.05813) as their papers have them, with cosine decay. What was adapted to runs of a few hundred steps: AutoWU
   looks every hundredth of the run rather than every epoch; Lipschitz begins at a tenth of its maximum, which is today's
@@ -265,11 +278,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="task", help="of the benchmark; all where left out")
     parser.add_argument("--write", action="store_true", help="store the page")
+    parser.add_argument("--stored", action="store_true", help="train nothing: take the stored losses")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     known = [name for name in TASKS if table_path(name).exists() and name not in TWO_OPTIMIZERS]
-    for name in options.names or known:
+    for name in [] if options.stored else options.names or known:
         measured = measure(name)
         results = (json.loads(RESULTS.read_text()) if RESULTS.exists() else {}) | {name: measured}
         ordered = {name: results[name] for name in TASKS if name in results}
