@@ -27,8 +27,8 @@ class AdaptiveWarmup(LRScheduler):
     comes next; where it doesn't, the learning rate goes back a little. The warm-up ends after ``longest`` steps, or
     earlier where the learning rate has reached ``peak``. :mod:`autowarmup.adaptive.climb` says what this has to do with
     the critical rate, and docs/adaptive.md what it is worth. A silent collapse, as of deep transformers with post-norm,
-    doesn't show in the slope: give these a ``peak``. There are no further forward passes. During the warm-up each step takes a copy of the weights, a
-    product with the gradient, and a wait for the device.
+    doesn't show in the slope: give these a ``peak``. There are no further forward passes. During the warm-up each step
+    takes a copy of the weights, a product with the gradient, and a wait for the device.
 
     It is used like every scheduler of PyTorch: ``scheduler.step()`` after each ``optimizer.step()``. The parameter
     group with the highest learning rate gets the scheduler's, the others keep their ratio to it. Where several
