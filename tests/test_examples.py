@@ -13,6 +13,7 @@ EXAMPLES = sorted(path.stem for path in (Path(__file__).parent.parent / "example
 EXAMPLES.remove("ray_tune")  # test_ray_tune.py runs it
 for framework in ("transformers_trainer", "lightning_module", "accelerate_loop"):
     EXAMPLES.remove(framework)  # test_integrations_frameworks.py runs it
+EXAMPLES.remove("night_run")  # below
 EXAMPLES.remove("keras_model")  # test_keras_frameworks.py runs it
 SMALL = {"confirm_seeds": 2, "cohort": 2, "total_steps": 10, "budget": 130}
 
@@ -42,3 +43,18 @@ def test_the_gpt_does_not_see_the_future() -> None:
             before, after = model(tokens), model(changed)
         assert torch.allclose(before[..., :40], after[..., :40], atol=1e-5)
         assert not torch.allclose(before[..., 40:], after[..., 40:], atol=1e-2)
+
+
+@pytest.mark.slow
+def test_the_night_run_outlives_its_accidents_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    from autowarmup import Schedule
+    from examples.night_run import train
+
+    schedule = Schedule(peak=2e-3, horizon=120, warmup_steps=30, shape="linear")
+    assert train(schedule, tmp_path, accidents=True) < 4.0
+    kept = sorted((tmp_path / "snapshots").glob("*.pt"))
+    assert len(kept) == 5
+    kept[-1].unlink()  # as if the run had been killed before
+    assert train(schedule, tmp_path) < 4.0
+    steps = [line for line in (tmp_path / "run.jsonl").read_text().splitlines() if '"step"' in line]
+    assert 120 < sum('"loss"' in line and '"event"' not in line for line in steps) < 200
