@@ -2,13 +2,17 @@
 
 python benchmarks/detectors.py            # judges the stored traces: prints and writes the table
 python benchmarks/detectors.py --train    # trains all runs again first: 20 minutes on one CPU core
-python benchmarks/detectors.py --fresh    # trains those of the fresh seed only: 5 minutes
+python benchmarks/detectors.py --fresh    # trains those of the last fresh seed only: 5 minutes
+python benchmarks/detectors.py --before FOLDER   # judges an older checkout's detectors, too
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import pickle
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -34,8 +38,9 @@ Column = np.ndarray[Any, np.dtype[np.float64]]
 
 SEEDS = (0, 1, 2, 3)
 TUNING_SEEDS = (0, 1)
-FRESH_SEED = 7
-"""Its runs, drawn anew, were trained and judged once, after the last setting was chosen."""
+FRESH_SEED, LAST_SEED = 7, 11
+"""Their runs, drawn anew, were trained and judged once, after the last setting was chosen: that of the first detectors,
+and that of those of today."""
 FRESH_SHARE = 0.3
 """How many runs of each task the fresh seed has, as a share of the others."""
 AFTER_NON_FINITE = 30
@@ -98,8 +103,8 @@ class Run:
 
 def draw_runs(task: Task, number: int, seeds: tuple[int, ...] = SEEDS) -> list[Run]:
     """The task's runs: peaks evenly spread on a log scale, everything else drawn, seeds in turn."""
-    fresh = seeds == (FRESH_SEED,)
-    rng = np.random.default_rng([2026, number, FRESH_SEED] if fresh else [2026, number])
+    fresh = seeds in ((FRESH_SEED,), (LAST_SEED,))
+    rng = np.random.default_rng([2026, number, *seeds] if fresh else [2026, number])
     count = round(FRESH_SHARE * task.runs) if fresh else task.runs
     low, high = np.log(task.peaks)
     runs = []
@@ -300,7 +305,9 @@ SPIKE_STEPS = 7
 """Width, in steps, of the centred running median that shows a spike; a few hard batches in a row are none."""
 
 
-FRESH = "fresh seed, never looked at before the settings were final"
+FRESH = "first fresh seed, never looked at before the first settings were final"
+LAST = "last fresh seed, never looked at before the settings of today were final"
+LEFT_OUT = "tasks left out"
 
 
 @dataclass(frozen=True)
@@ -318,8 +325,10 @@ class Trial:
 
     @property
     def split(self) -> str:
-        if self.run.seed == FRESH_SEED:
-            return FRESH
+        if self.run.optimizer == "":
+            return LEFT_OUT
+        if self.run.seed in (FRESH_SEED, LAST_SEED):
+            return FRESH if self.run.seed == FRESH_SEED else LAST
         if self.run.held_out:
             return "held-out tasks"
         return "tuning seeds" if self.run.seed in TUNING_SEEDS else "held-out seeds"
@@ -431,7 +440,7 @@ def load() -> list[Trial]:
     ]
     families: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
-        if trial.run.seed != FRESH_SEED:
+        if trial.run.seed in SEEDS:
             families.setdefault((trial.run.task, trial.run.optimizer), []).append(trial)
     return [label(trial, *best_of(families[trial.run.task, trial.run.optimizer])) for trial in trials]
 
@@ -442,6 +451,44 @@ def best_of(family: list[Trial]) -> tuple[float, float]:
     ranked = sorted(ended, key=lambda trial: tail_level(trial.loss))
     best = ranked[: max(1, len(ranked) // 4)]
     return float(np.median([tail_level(trial.loss) for trial in best])), ranked[0].run.peak
+
+
+LEFT_OUT_TASKS = (
+    "denoising", "fine-tuning", "friedman", "group-norm-cnn", "gru", "lstm", "muon-gpt", "n-gram", "post-norm-gpt",
+    "pre-norm-gpt", "residual-cnn", "rows", "sgd-rows", "softmax-regression",
+)  # fmt: skip
+"""Of the search's tables those that no threshold of today was compared on."""
+LEFT_OUT_RUNS = {"stable": 50, "failed": 15, "non-finite": 5, "borderline": 0}
+"""Runs of each of them, by label."""
+
+
+def left_out() -> list[Trial]:
+    """Some runs of the tasks left out, labelled."""
+    from benchmarks.search.tables import FOLDER, Table
+    from benchmarks.silent_failure import of_table
+
+    trials = []
+    for number, name in enumerate(LEFT_OUT_TASKS):
+        runs = [*of_table(Table.load(FOLDER / f"{name}.npz"), name)]
+        rng = np.random.default_rng([11, number])
+        for wanted, most in LEFT_OUT_RUNS.items():
+            alike = [run for run in runs if run.label == wanted]
+            for index in sorted(rng.permutation(len(alike))[:most]):
+                found = alike[index]
+                run = Run(name, True, 0, found.rate.max(), found.horizon, 0, "", "", 0, "", None)
+                trial = Trial(run, found.rate, found.loss, found.grad_norm, found.trivial, wanted, found.onset)
+                trials.append(labelled_left_out(trial))
+    return trials
+
+
+def labelled_left_out(trial: Trial) -> Trial:
+    """A table's trial whose label is known; a stable one may have spikes, and the non-finite one has an onset."""
+    if trial.label == "failed":
+        return trial
+    if trial.label == "non-finite":
+        return label(trial, 0.0, 0.0)
+    onsets = spikes(trial.loss)
+    return replace(trial, label="spiking", onset=int(onsets[0])) if len(onsets) else replace(trial, onset=None)
 
 
 # --- Faults injected into stable runs ----------------------------------------------------------------------
@@ -484,8 +531,8 @@ def spread(loss: Column) -> float:
 def injected(trials: list[Trial]) -> list[Trial]:
     """Every fault in some stable runs of every task."""
     faulty = []
-    for number, task in enumerate(TASKS):
-        stable = [trial for trial in trials if trial.label == "stable" and trial.run.task == task.name]
+    for number, task in enumerate([*(task.name for task in TASKS), *LEFT_OUT_TASKS]):
+        stable = [trial for trial in trials if trial.label == "stable" and trial.run.task == task]
         shortest = sorted(stable, key=lambda trial: trial.run.horizon)[:INJECTED_RUNS]
         rng = np.random.default_rng([7, number])
         faulty += [inject(trial, fault, rng) for trial in shortest for fault in FAULTS]
@@ -598,6 +645,33 @@ def ours(trial: Trial, trivial: bool = True, norms: bool = True) -> Alarms:
     return Alarms([event.detected for event in alarms], [event.detected for event in alarms if event.fatal])
 
 
+JUDGE = """
+import json, pickle, sys
+from autowarmup.instability import Detectors
+answers = []
+for horizon, trivial, columns in pickle.load(sys.stdin.buffer):
+    monitor = Detectors().monitor(horizon, trivial)
+    for step, row in enumerate(columns):
+        verdict = monitor.observe(step, *row)
+        if verdict is not None and verdict.fatal:
+            break
+    answers.append([(event.detected, event.fatal) for event in monitor.events if event.fatal or event.kind != "stall"])
+print(json.dumps(answers))
+"""
+
+
+def alarms_of(checkout: Path, trials: list[Trial]) -> list[Alarms]:
+    """:func:`ours`, by the detectors of another checkout of this project, in a process of its own."""
+    rows = [
+        (t.run.horizon, t.trivial, np.column_stack([t.rate, t.loss, t.grad_norm]).tolist()) for t in trials
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
+    judged = subprocess.run(
+        [sys.executable, "-c", JUDGE], input=pickle.dumps(rows), stdout=subprocess.PIPE, env=environment, check=True
+    )
+    return [Alarms([at for at, _ in found], [at for at, fatal in found if fatal]) for found in json.loads(judged.stdout)]
+
+
 EARLY = 10
 """An alarm up to this many steps before the labelled onset counts as a detection without delay."""
 EPISODE = 20
@@ -634,7 +708,7 @@ def false_alarms(alarms: list[int], trial: Trial) -> tuple[int, int]:
 # --- Table ---------------------------------------------------------------------------------------------------
 
 OURS = "**autowarmup**"
-SPLITS = ("tuning seeds", "held-out seeds", "held-out tasks", FRESH)
+SPLITS = ("tuning seeds", "held-out seeds", "held-out tasks", FRESH, LAST, LEFT_OUT)
 CLASSES = {
     "non-finite": ("non-finite", "NaN"),
     "collapse": ("failed",),
@@ -727,16 +801,27 @@ def stops(split: str, trials: list[Trial], alarms: list[Alarms]) -> list[str]:
     ]
 
 
-def report() -> str:
-    """The whole result as Markdown."""
+def report(before: Path | None) -> str:
+    """The whole result as Markdown; with the detectors of an older checkout beside those of today, if one is given."""
     trials = load()
-    fresh = [trial for trial in trials if trial.split == FRESH]
-    trials += injected([trial for trial in trials if trial.split != FRESH]) + injected(fresh)
+    known = [trial for trial in trials if trial.split not in (FRESH, LAST)]
+    others = [[trial for trial in trials if trial.split == split] for split in (FRESH, LAST)]
+    trials += [*injected(known), *(one for part in others for one in injected(part))]
+    more = left_out()
+    trials += more + injected(more)
     mine = [ours(trial) for trial in trials]
     bare = [ours(trial, trivial=False, norms=False) for trial in trials]
     alarms = {
         OURS: [found.steps for found in mine],
         "autowarmup, fatal verdicts only": [found.fatal for found in mine],
+    }
+    if before is not None:
+        earlier = alarms_of(before, trials)
+        alarms |= {
+            "before": [found.steps for found in earlier],
+            "before, fatal verdicts only": [found.fatal for found in earlier],
+        }
+    alarms |= {
         "autowarmup without trivial loss and gradients": [found.steps for found in bare],
         "the same, fatal verdicts only": [found.fatal for found in bare],
     }
@@ -782,11 +867,11 @@ without testing for NaN miss the non-finite ones. Of the real runs only two are 
 
 def main() -> None:
     if "--train" in sys.argv:
-        store(train_runs(SEEDS) + train_runs((FRESH_SEED,)))
+        store([*train_runs(SEEDS), *train_runs((FRESH_SEED,)), *train_runs((LAST_SEED,))])
     elif "--fresh" in sys.argv:
-        others = [trace for trace in stored_traces()[0] if trace[0].seed != FRESH_SEED]
-        store(others + train_runs((FRESH_SEED,)))
-    text = report()
+        others = [trace for trace in stored_traces()[0] if trace[0].seed != LAST_SEED]
+        store(others + train_runs((LAST_SEED,)))
+    text = report(Path(sys.argv[sys.argv.index("--before") + 1]) if "--before" in sys.argv else None)
     print(text)
     (RESULTS / "detectors.md").write_text(text)
 

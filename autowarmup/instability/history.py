@@ -34,6 +34,12 @@ def median(values: Iterable[float]) -> float:
     return ordered[len(ordered) // 2]
 
 
+def unsure(count: int) -> float:
+    """The factor by which a threshold is raised that rests on ``count`` values, 1 or more: 2 with ten, 1.1 with a
+    hundred. What a run's losses and gradients can do shows only in time."""
+    return 1.0 + 10.0 / count
+
+
 @dataclass(eq=False)
 class History:
     """What the detectors know of a trial: recent losses, rates and norms, and what follows from them.
@@ -108,8 +114,9 @@ class History:
     values are ``2 sqrt(2 ln n)`` standard deviations apart, asymptotically. Leadbetter, Lindgren & Rootzén 1983,
     Extremes and Related Properties of Random Sequences and Processes, theorem 1.5.3."""
     progress: float = 0.0
-    """How far the loss has fallen from its start to its lowest level, but at least three tenths of its start: early in
-    a run there is no progress to measure with yet."""
+    """How far the loss has fallen from its start, or from its first value where that is lower, to its lowest level, but
+    at least three tenths of that start: early in a run there is no progress to measure with yet. A run that blows up in
+    its second step has not made progress by coming back."""
     dropping: bool = False
     """Whether the loss falls within the last window, as after a spike."""
     falling: bool = False
@@ -153,7 +160,8 @@ class History:
             self.lowest = min(self.lowest, level)
             self.highest = max(self.highest, level)
         self.wander = self.error * 2.0 * math.sqrt(2.0 * math.log(1.0 + count / self.WINDOW))
-        self.progress = max(self.start - self.lowest, 0.3 * abs(self.start))
+        start = min(self.start, self.first)
+        self.progress = max(start - self.lowest, 0.3 * abs(start))
         self.dropping = self.recent < self.earlier - 1.4 * self.sigma
         self.falling = level < self.levels[0] - 2 * self.error or self.dropping
 

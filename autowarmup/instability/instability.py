@@ -23,7 +23,7 @@ class Instability(Frozen):
         kind: what happened.
         severity: how bad it is, above 0 and at most 1e6. A climb of the loss: its share of the progress made. A silent
             failure, or a spike that has not come back: 1, all progress is lost. Exploding gradients: the decimal
-            logarithm of the norm over the largest of the last 40 steps. A stall: 0.1. A value that is not finite: 1e6.
+            logarithm of the norm over the largest of the last 200 steps. A stall: 0.1. A value that is not finite: 1e6.
         step: the optimizer step, counted from 0, at which it began.
         lr: the learning rate of that step.
         detected: the step at which it was detected.

@@ -41,13 +41,14 @@ class Detectors(Frozen):
         ('non-finite', 1, True)
     """
 
-    spike_noise: float = Field(default=2.0, gt=0.0, le=100.0)
+    spike_noise: float = Field(default=1.3, gt=0.0, le=100.0)
     """A loss spikes when it exceeds its trend by more than three thresholds. The first is this factor times what nine
-    of ten of the last losses deviated from the trend."""
+    of ten of the last losses deviated from the trend; it is higher while the run has few steps."""
     spike_share: float = Field(default=0.3, gt=0.0, le=10.0)
     """The second threshold of a spike, as a share of the progress made."""
-    spike_record: float = Field(default=2.0, ge=1.0, le=100.0)
-    """The third threshold of a spike, as a factor on the highest excess over the trend of the last 500 steps."""
+    spike_record: float = Field(default=0.9, gt=0.0, le=100.0)
+    """The third threshold of a spike, as a factor on the highest excess of one loss over its trend in the last 500
+    steps. So hard batches are no spike where the run has had one before."""
     patience: float = Field(default=0.06, gt=0.0, le=1.0)
     """How long a loss must stay high before that is fatal, as a share of the horizon, but 10 to 500 steps. Twice as
     long where the loss is still below its start, and for a spike that doesn't come back. A loss at the
@@ -55,9 +56,9 @@ class Detectors(Frozen):
     that it took to get there."""
     climb_share: float = Field(default=0.3, gt=0.0, le=10.0)
     """A loss diverges when it has climbed above its lowest level by this share of the progress made."""
-    explosion_factor: float = Field(default=30.0, gt=1.0, le=1e6)
-    """A gradient explodes when its norm is above this many times the largest norm of the last 40 steps. One such step
-    is recorded, ten in a row are fatal."""
+    explosion_factor: float = Field(default=10.0, gt=1.0, le=1e6)
+    """A gradient explodes when its norm is above this many times the largest norm of the last 200 steps, and more
+    while the run has few steps. One such step is recorded, ten of the last 14 are fatal."""
     vanishing_factor: float = Field(default=1e-3, gt=0.0, lt=1.0)
     """A gradient has vanished when its norm is below this share of the median of the last 20 and the loss has not
     fallen below a tenth of its recent median. Ten such steps in a row are fatal."""

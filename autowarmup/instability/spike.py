@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from autowarmup.instability.history import History, Step
+from autowarmup.instability.history import History, Step, unsure
 from autowarmup.instability.instability import Instability, found
 from autowarmup.instability.windows import SortedWindow
 
@@ -22,14 +22,16 @@ class Spike:
     """
 
     MEMORY = 500
-    """Steps of which the highest excess over the trend is remembered."""
+    """Steps of which the excesses over the trend are remembered."""
+    FEWEST = 8
+    """Remembered excesses before the first judgement."""
 
     def __init__(self, history: History, *, noise: float, share: float, record: float, patience: int) -> None:
         self.history, self.patience = history, patience
         self.noise, self.share, self.record = noise, share, record
         self.last: deque[Step] = deque(maxlen=4)
         self.excesses: deque[float] = deque(maxlen=4)
-        self.heights = SortedWindow(self.MEMORY)
+        self.before = SortedWindow(self.MEMORY)
         self.since: Step | None = None
         self.base = self.peak = 0.0
 
@@ -40,16 +42,16 @@ class Spike:
 
     def _look(self, step: Step) -> Instability | None:
         """Looks for the beginning of a spike."""
-        history = self.history
+        history, before = self.history, self.before
+        if len(self.last) == 4:
+            before.add(self.excesses[0])
         self.last.append(step)
         self.excesses.append(history.excess)
-        if len(self.last) < 4:
+        if len(self.last) < 4 or len(before) < self.FEWEST:
             return None
         height = sorted(self.excesses)[1]
-        highest = self.heights.ordered[-1] if self.heights else 0.0
-        threshold = max(self.noise * history.reach, self.record * highest, self.share * history.progress)
-        if height <= threshold or len(self.heights) < 8:
-            self.heights.add(height)
+        noise = self.noise * unsure(len(before)) * history.reach
+        if height <= max(noise, self.record * before.ordered[-1], self.share * history.progress):
             return None
         self.since = next(past for excess, past in zip(self.excesses, self.last, strict=True) if excess >= height)
         self.peak = self.since.loss
