@@ -52,10 +52,10 @@ class Gradients:
             dead = dead and abs(step.loss) > 0.1 * abs(median(self.losses))
         self.dead = [*self.dead, step] if dead else []
         self.high = [past for past in self.high if step.number - past.number < self.LAST]
-        if exploding:
-            return self._exploding(step)
         if not self.high:
             self.began, self.fatal = None, False
+        if exploding:
+            return self._exploding(step)
         if not self.high and not dead:
             self.norms.add(norm)
             self.latest.add(norm)
