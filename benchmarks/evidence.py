@@ -1,12 +1,11 @@
-"""Would the detectors find more with more evidence? Real runs with real faults, measured where they happen.
+"""Would the detectors find more with more evidence? Scores of damage, fitted with and without each kind of it.
 
-    python -m benchmarks.evidence train fitting     # trains the runs that are fitted to, and stores their traces
-    python -m benchmarks.evidence train fresh       # those of other tasks and seeds
-    python -m benchmarks.evidence judge             # prints and writes the tables
+    python -m benchmarks.evidence fresh       # judges the traces of ``benchmarks/evidence_runs.py``: prints the figures
+    python -m benchmarks.evidence left-out
 
-The runs are those of ``benchmarks/search/tasks.py``. Beside loss and gradient norm a step records the gradient's norm,
-the angle of the update and its size for the first, the middle and the last third of the layers, the cosine of two
-updates in a row, and, at every fifth step, the learning rate as a share of the critical one.
+The truth is the loss on examples that stay the same, so a hard batch is not damage. A score tells each step whether the
+weights are damaged. It is fitted to some tasks and judged on other tasks and seeds; or fitted to all of them but one
+and judged on that one.
 """
 
 from __future__ import annotations
@@ -14,262 +13,356 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from autowarmup.instability import Detectors
+from autowarmup.instability.history import History, Settled, Step
+from autowarmup.instability.signs import Signs
 from autowarmup.schedule import Schedule
-from autowarmup.training.trial import ModelTrial
-from benchmarks.search.tasks import TASKS
+from benchmarks import detectors
+from benchmarks.evidence_runs import COLUMNS, FOLDER, PARTS, Column, Run
 
-FOLDER = Path(__file__).parent / "results"
-TASKS_OF = {
-    "fitting": {
-        "mlp": 2, "tabular": 2, "diabetes": 2, "wine": 2, "batch-norm-cnn": 2, "transfer": 2, "deep-mlp": 1,
-        "post-norm-rows": 1, "residual-mlp": 1,
-    },
-    "fresh": {
-        "softmax-regression": 2, "muon-gpt": 2, "group-norm-cnn": 1, "sgd-rows": 1, "denoising": 1, "gru": 1,
-    },
-}  # fmt: skip
-"""Which tasks the runs are of, and of how many seeds: fewer where a step takes long."""
-FIRST_SEED = {"fitting": 20, "fresh": 30}
-PEAKS = 15
-"""Peaks of a task's runs, a quarter of a decade apart from the grid's lowest on: three and a half decades."""
-FAULTS = ("rate", "batches", "labels", "weights", "gradients")
-EVERY = 5
-"""Steps between two measurements of the critical rate."""
-FIXED = 4
-"""Training batches that stay the same; their loss shows at every step whether the weights are damaged."""
-PARTS = ("first", "middle", "last")
-COLUMNS = (
-    "loss", "grad_norm", *(f"grad_norm {part}" for part in PARTS), *(f"angle {part}" for part in PARTS),
-    "cosine", "critical", "fixed",
-)  # fmt: skip
-Column = np.ndarray[Any, np.dtype[np.float64]]
+SETS: dict[str, tuple[str, ...]] = {
+    "loss and norm": (),
+    "+ layers": ("layers",),
+    "+ angles": ("angles",),
+    "+ critical rate": ("critical",),
+    "+ forecast's spread": ("forecast",),
+    "+ all": ("layers", "angles", "critical", "forecast"),
+}
+FIRST = 12
+"""Steps before the first judgement."""
+ROWS = 16_000
+"""Steps that a score is fitted to."""
+CLIMB = 0.25
+"""The weights are damaged where the loss has climbed by this share of the progress made."""
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What goes wrong from step ``at`` on, for ``steps`` steps, and how badly."""
+class Trial:
+    """A run's trace, and what a task's good runs reach."""
 
-    kind: str
-    at: int
-    steps: int
-    size: float
+    run: Run
+    rate: Column
+    columns: dict[str, Column]
+    trivial: float
+    reachable: float
+    good_rate: float
+    label: str = ""
+    onset: int | None = None
+    damaged: np.ndarray[Any, np.dtype[np.bool_]] = field(default_factory=lambda: np.zeros(0, bool))
 
+    @property
+    def healthy_steps(self) -> int:
+        """Steps before the damage, and before the fault."""
+        ends = [len(self.rate)]
+        if self.onset is not None:
+            ends += [self.onset - 10, *(np.flatnonzero(self.damaged)[:1] - 10).tolist()]
+        if self.run.fault:
+            ends.append(self.run.fault.at - 2)
+        return max(0, min(ends))
 
-@dataclass(frozen=True)
-class Run:
-    """A run: all that is needed to repeat it."""
+    @property
+    def in_time(self) -> slice:
+        """The steps at which an alarm finds the damage, as in ``benchmarks/detectors.py``."""
+        assert self.onset is not None
+        limit = max(50, (self.run.schedule["horizon"] - self.onset) // 2)
+        return slice(max(0, self.onset - 10), self.onset + limit + 1)
 
-    task: str
-    seed: int
-    schedule: dict[str, Any]
-    fault: Fault | None
-
-    @classmethod
-    def of(cls, stored: dict[str, Any]) -> Run:
-        fault = Fault(**stored["fault"]) if stored["fault"] else None
-        return cls(stored["task"], stored["seed"], stored["schedule"], fault)
-
-
-def draw(name: str, part: str) -> list[Run]:
-    """The task's runs: every peak under every seed, the rest of the schedule drawn; those of the lower peaks once more
-    with a fault."""
-    task, runs = TASKS[name], []
-    first = FIRST_SEED[part]
-    rng = np.random.default_rng([2026, [*TASKS].index(name), first])
-    for seed in range(first, first + TASKS_OF[part][name]):
-        for index in range(PEAKS):
-            warmup = round(float(rng.choice([0.0, 0.0, 0.05, 0.15, 0.4])) * task.horizon)
-            schedule = Schedule(
-                peak=float(f"{task.lowest_peak * 10 ** ((index + rng.random()) / 4):.3g}"),
-                horizon=task.horizon,
-                warmup_steps=warmup,
-                shape=str(rng.choice(["linear", "cosine"])) if warmup else "none",
-                decay=str(rng.choice(["cosine", "linear", "constant"])),
-            ).model_dump(mode="json")
-            runs.append(Run(name, seed, schedule, None))
-            if index < PEAKS * 2 // 3:
-                runs.append(Run(name, seed, schedule, draw_fault(rng, FAULTS[(index + seed) % 5], task.horizon)))
-    return runs
-
-
-def draw_fault(rng: np.random.Generator, kind: str, horizon: int) -> Fault:
-    at = int(rng.integers(max(20, horizon // 20), horizon * 8 // 10))
-    if kind == "rate":  # a rate many times too high for a few steps
-        return Fault(kind, at, int(rng.choice([1, 3, 10])), float(rng.choice([10.0, 30.0, 100.0])))
-    if kind == "batches":  # some batches have wrong targets
-        return Fault(kind, at, int(rng.choice([4, 8, 16])), 1.0)
-    if kind == "labels":  # all have, from now on
-        return Fault(kind, at, horizon, 1.0)
-    if kind == "weights":  # noise is added to the weights, as large as they are or three times so
-        return Fault(kind, at, 1, float(rng.choice([1.0, 3.0])))
-    return Fault(kind, at, horizon, 1000.0)  # gradients are a thousand times too large
+    @cached_property
+    def signs(self) -> dict[str, Column]:
+        """The evidence at each step up to the first loss that is not finite, by kind."""
+        finite = np.isfinite(self.columns["loss"])
+        length = len(finite) if finite.all() else int(np.argmin(finite))
+        columns = {name: column[:length] for name, column in self.columns.items()}
+        rate = np.maximum(self.rate[:length], 1e-12)
+        norms, angles = ([columns[f"{kind} {part}"] for part in PARTS] for kind in ("grad_norm", "angle"))
+        ends = norms[0] / norms[2]
+        return {
+            "basic": np.hstack([basic(self, columns), recent(columns["grad_norm"])]),
+            "layers": np.column_stack(
+                [against_earlier(x) for x in norms]
+                + [log(before(ends, 5), before(ends, 40, 5)), log(before(ends, 5), np.nanmedian(ends[:10]))]
+                + [log(before(x, 20), np.nanmedian(x[:5])) for x in norms]
+            ),
+            "angles": np.column_stack(
+                [log(before(x, 3, f=np.max), 1.0) for x in angles]
+                + [against_earlier(x) for x in angles]
+                + [against_earlier(x / rate) for x in angles]
+                + [before(columns["cosine"], 5), before(columns["cosine"], 20, f=np.mean)]
+            ),
+            "critical": critical(columns["critical"]),
+            "forecast": forecast(columns["loss"]),
+        }
 
 
-class Measured(ModelTrial):
-    """A trial that measures the evidence, and has a fault."""
-
-    def start(self, fault: Fault | None) -> None:
-        self.fault = fault
-        self.random = torch.Generator().manual_seed(0)
-        layers = [parameter for parameter in self._parameters if parameter.ndim > 1]
-        thirds = np.array_split(np.arange(len(layers)), 3)
-        self.parts = [[layers[index] for index in third] for third in thirds if len(third)]
-        self.update: list[Tensor] | None = None
-        self.cost = dict.fromkeys(("grad_norm by part", "angle, cosine", "critical", "step"), 0.0)
-        self.rows: list[list[float]] = []
-        batches = self.recipe.data.train.passes(0)
-        self.fixed = tuple(torch.cat(parts) for parts in zip(*(next(batches) for _ in range(FIXED)), strict=True))
-
-    def _fails(self, *kinds: str) -> bool:
-        fault = self.fault
-        return fault is not None and fault.kind in kinds and fault.at <= self.step < fault.at + fault.steps
-
-    def _gradients(self, batches: list[Any]) -> Tensor:
-        if self._fails("weights"):
-            with torch.no_grad():
-                for weights in [p for part in self.parts for p in part]:
-                    noise = torch.randn(weights.shape, generator=self.random)
-                    weights += noise * weights.std() * self.fault.size  # type: ignore[union-attr]
-        if self._fails("labels", "batches"):
-            *inputs, target = batches[0]
-            batches = [(*inputs, target[torch.randperm(len(target), generator=self.random)])]
-        self.batch = batches[0]
-        loss = super()._gradients(batches)
-        if self._fails("gradients"):
-            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], 1000.0)
-        self.loss = loss.item()
-        return loss
-
-    def _apply_lr(self) -> float:
-        lr = super()._apply_lr()
-        if self._fails("rate"):
-            for group in self._groups:
-                group["lr"] *= self.fault.size  # type: ignore[union-attr]
-        return lr
-
-    def _update(self) -> Tensor:
-        began = time.perf_counter()
-        gradients = [[p.grad for p in part if p.grad is not None] for part in self.parts]
-        norms = [_norm(part) for part in gradients]
-        by_part = time.perf_counter()
-        layers = [p for part in self.parts for p in part]
-        before = [p.detach().clone() for p in layers]
-        copied = time.perf_counter()
-        self.slope = [p.grad.clone() for p in layers] if self.step % EVERY == 0 else []
-        again = time.perf_counter()
-        norm = super()._update()
-        updated = time.perf_counter()
-        angles, cosine = self._angles(before)
-        measured = time.perf_counter()
-        critical = self._critical(before) if self.slope else math.nan
-        end = time.perf_counter()
-        self.cost["grad_norm by part"] += by_part - began
-        self.cost["angle, cosine"] += copied - by_part + measured - updated
-        self.cost["critical"] += end - measured + again - copied
-        pad = [math.nan] * (3 - len(self.parts))
-        self.rows.append([self.loss, norm.item(), *norms, *pad, *angles, *pad, cosine, critical, self._fixed_loss()])
-        return norm
-
-    def _angles(self, before: list[Tensor]) -> tuple[list[float], float]:
-        """The angle between the weights before and after, by part; the cosine of this update and the last one."""
-        layers = [p.detach() for part in self.parts for p in part]
-        update = torch._foreach_sub(layers, before)
-        along, size = _dots(update, before), _dots(update, update)
-        weights = _dots(before, before)
-        angles, first = [], 0
-        for part in self.parts:
-            chosen = slice(first, first + len(part))
-            first += len(part)
-            w, u, a = sum(weights[chosen]), sum(size[chosen]), sum(along[chosen])
-            across = math.sqrt(max(0.0, u - a * a / w)) if w else math.nan
-            angles.append(math.atan2(across, math.sqrt(w) + a / math.sqrt(w)) if w else math.nan)
-        cosine = math.nan
-        if self.update is not None:
-            sizes = math.sqrt(sum(size)) * math.sqrt(self.size)
-            cosine = sum(_dots(update, self.update)) / sizes if sizes else math.nan
-        self.update, self.size = list(update), sum(size)
-        return angles, cosine
-
-    def _fixed_loss(self) -> float:
-        """The loss of the new weights on examples that stay the same: what is high there is not a hard batch."""
-        self._model.eval()
-        with torch.no_grad():
-            loss = float(self.recipe.forward(self._model, self.fixed)[0])
-        self._model.train()
-        return loss
-
-    def _critical(self, before: list[Tensor]) -> float:
-        """The applied rate over the one at which this update would leave the batch's loss as it was: one more forward
-        pass of the same batch, and the parabola through the loss, its slope along the update and the loss after it."""
-        assert self.update is not None
-        slope = sum(_dots(self.slope, self.update))
-        with torch.no_grad():
-            after = float(self.recipe.forward(self._forward_model, self.batch)[0])
-        if not slope < 0 or not math.isfinite(after):
-            return math.inf if slope < 0 else math.nan
-        return (after - self.loss - slope) / -slope
+def before(x: Column, width: int, lag: int = 0, f: Callable[[Column], Any] = np.median) -> Column:
+    """``f`` of the last ``width`` finite values up to ``lag`` steps before each; NaN where there are fewer than 3."""
+    out = np.full(len(x), np.nan)
+    for i in range(lag + 3, len(x)):
+        values = x[max(0, i - lag - width + 1) : i - lag + 1]
+        values = values[np.isfinite(values)]
+        if len(values) >= 3:
+            out[i] = f(values)
+    return out
 
 
-def _norm(tensors: list[Tensor]) -> float:
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))) if tensors else math.nan
+def log(a: Any, b: Any) -> Column:
+    ratio: Column = np.log(np.maximum(a, 1e-12) / np.maximum(b, 1e-12))
+    return ratio
 
 
-def _dots(one: Any, other: Any) -> list[float]:
-    return torch.stack([product.sum() for product in torch._foreach_mul(one, other)]).tolist()  # type: ignore[no-any-return]
+def against_earlier(x: Column) -> Column:
+    return log(before(x, 3), before(x, 20, 4))
 
 
-def train(run: Run, task: Any) -> tuple[Column, dict[str, float], float]:
-    """Its columns, what the evidence cost and what all steps took, in seconds."""
-    schedule = Schedule.model_validate(run.schedule)
-    trial = Measured(task.recipe, schedule, run.seed, schedule.horizon + 1, None)
-    trial.start(run.fault)
-    began = time.perf_counter()
-    last = schedule.horizon - schedule.horizon % 10
-    for block in trial.run(last):
-        if not np.isfinite(block.loss).all():
+def recent(norm: Column) -> Column:
+    return np.column_stack([against_earlier(norm), log(before(norm, 3, f=np.max), before(norm, 40, 4, np.max))])
+
+
+def basic(trial: Trial, columns: dict[str, Column]) -> Column:
+    """What the detectors look at today: the signs of a silent failure, and those of a spike."""
+    history = History()
+    settled = Settled(history)
+    signs = Signs(history, settled, trial.run.schedule["horizon"], trial.trivial)
+    rows, excesses = [], []
+    for i, (loss, norm) in enumerate(zip(columns["loss"].tolist(), columns["grad_norm"].tolist(), strict=True)):
+        step = Step(i, float(trial.rate[i]), loss, norm)
+        history.add(step)
+        settled.add(step)
+        excesses.append(history.excess)
+        last = sorted(excesses[-4:])
+        height = last[1] if len(last) == 4 else 0.0
+        highest = max(excesses[10:-4], default=0.0) if i > 14 else 0.0
+        climb = history.recent - history.lowest if math.isfinite(history.lowest) else math.nan
+        rows.append(
+            (
+                *signs.of(step),
+                np.clip(height / (history.reach + 1e-9), -9, 99),
+                np.clip(height / (highest + 1e-9), -9, 99),
+                np.clip(height / (history.progress + 1e-9), -9, 9),
+                np.clip(history.excess / (history.sigma + 1e-9), -20, 50),
+                np.clip(last[0] / (history.sigma + 1e-9), -20, 50),
+                climb / (history.progress + 1e-9),
+            )
+        )
+    return np.array(rows).reshape(len(rows), 24)
+
+
+def critical(measured: Column) -> Column:
+    """The rate over the critical one: the last that was measured, the highest of three, and their median over 40
+    steps."""
+    held = np.clip(measured, -5, 50)
+    for i in range(1, len(held)):
+        if np.isnan(held[i]):
+            held[i] = held[i - 1]
+    return np.column_stack([held, before(held, 15, f=np.max), before(held, 40)])
+
+
+def forecast(loss: Column) -> Column:
+    """How far the last five losses lie above what the 45 before them forecast, in standard errors of that forecast, and
+    the logarithm of the standard error. The forecast is a line against the logarithm of the step."""
+    out = np.full((len(loss), 2), np.nan)
+    loss = np.clip(loss, -1e6, 1e6)
+    for i in range(30, len(loss)):
+        first = max(3, i - 50)
+        x, y = np.log(np.arange(first, i - 4)), loss[first : i - 4]
+        if len(x) < 15:
+            continue
+        centred = x - x.mean()
+        slope = (centred * y).sum() / (centred**2).sum()
+        noise = 1.4826 * np.median(np.abs(y - y.mean() - slope * centred)) + 1e-9
+        ahead = np.log(i - 2) - x.mean()
+        error = noise * np.sqrt(1 / 5 + 1 / len(x) + ahead**2 / (centred**2).sum())
+        out[i] = (loss[i - 4 : i + 1].mean() - y.mean() - slope * ahead) / error, np.log(error / (abs(loss[0]) + 1e-9))
+    out[:, 0] = np.clip(out[:, 0], -20, 50)
+    return out
+
+
+# --- Truth -------------------------------------------------------------------------------------------------
+
+
+def end_of(loss: Column) -> float:
+    return float(np.median(loss[-max(10, len(loss) // 10) :]))
+
+
+def labelled(trial: Trial) -> dict[str, Any]:
+    """Label, onset and damaged steps, from the loss on fixed examples. ``spiking``: it climbs and comes back; ``jump``:
+    it doesn't; ``failed`` and ``borderline`` as in ``benchmarks/detectors.py``."""
+    broken = ~np.isfinite(trial.columns["fixed"]) | ~np.isfinite(trial.columns["loss"])
+    loss = np.where(np.isfinite(trial.columns["fixed"]), trial.columns["fixed"], 1e30)
+    gap = trial.trivial - trial.reachable
+    level = detectors.smoothed(loss, 3)
+    lowest = np.minimum.accumulate(np.r_[loss[0], level[:-1]])
+    progress = np.maximum(min(loss[0], trial.trivial) - lowest, 0.3 * gap)
+    noise = detectors.local_noise(np.abs(loss - detectors.smoothed(loss, 15)))
+    high = level - lowest > np.maximum(CLIMB * progress, 2 * noise)
+    high[:10] = False
+    if broken.any():
+        onset = int(np.flatnonzero(broken | high)[0])
+        return {"label": "non-finite", "onset": onset, "damaged": high | (np.arange(len(loss)) >= onset)}
+    end, failing = end_of(loss), trial.trivial - detectors.FAILED_SHARE * gap
+    if end >= failing:
+        onset = onset_of_failure(trial, loss, failing)
+        if onset is None:
+            return {"label": "stable", "onset": None, "damaged": high}
+        return {"label": "failed", "onset": onset, "damaged": high | (np.arange(len(loss)) >= onset)}
+    if high.any():
+        tail = slice(-max(10, len(loss) // 10), None)
+        stays = np.mean(level[tail] - lowest[tail] > CLIMB * progress[tail]) > 0.5
+        return {"label": "jump" if stays else "spiking", "onset": int(np.flatnonzero(high)[0]), "damaged": high}
+    slow = end >= trial.trivial - detectors.BORDERLINE_SHARE * gap and trial.rate.max() >= trial.good_rate
+    return {"label": "borderline" if slow else "stable", "onset": None, "damaged": high}
+
+
+def onset_of_failure(trial: Trial, loss: Column, failing: float) -> int | None:
+    """Since when the loss never again came below the failing level; None where the rate was too low to judge."""
+    level = detectors.smoothed(loss, 9)
+    below = np.flatnonzero(level < failing)
+    if len(below):
+        return int(below[-1]) + 1
+    high = np.flatnonzero(trial.rate >= trial.good_rate)
+    if not len(high):
+        return None
+    end, start = end_of(loss), loss[0]
+    fallen = np.flatnonzero((level <= end + 0.1 * max(0.0, start - end)) | (level > 1.5 * start))
+    return max(int(high[0]), int(fallen[0]) if len(fallen) else 0)
+
+
+def load(part: str) -> list[Trial]:
+    """The stored trials with their labels, but for those that are neither stable nor failed."""
+    with np.load(FOLDER / f"evidence_{part}.npz") as stored:
+        runs = [Run.of(run) for run in json.loads(str(stored["runs"]))]
+        costs = json.loads(str(stored["costs"]))
+        traces = np.split(stored["columns"].astype(float), np.cumsum(stored["lengths"])[:-1])
+    trials = []
+    for task in dict.fromkeys(run.task for run in runs):
+        alike = [(run, dict(zip(COLUMNS, trace.T, strict=True))) for run, trace in zip(runs, traces, strict=True)
+                 if run.task == task]  # fmt: skip
+        healthy = [pair for pair in alike if pair[0].fault is None and np.isfinite(pair[1]["fixed"]).all()]
+        best = sorted(healthy, key=lambda pair: end_of(pair[1]["fixed"]))[: max(1, len(healthy) // 4)]
+        reachable = float(np.median([end_of(columns["fixed"]) for _, columns in best]))
+        good = float(np.median([run.schedule["peak"] for run, _ in best]))
+        for run, columns in alike:
+            rate = Schedule.model_validate(run.schedule).curve()[: len(columns["loss"])]
+            bare = Trial(run, rate, columns, costs[task]["trivial"], reachable, good)
+            trials.append(Trial(**{**bare.__dict__, **labelled(bare)}))
+    return [trial for trial in trials if trial.label != "borderline"]
+
+
+# --- Scores ------------------------------------------------------------------------------------------------
+
+
+def matrix(trial: Trial, kinds: Sequence[str]) -> Column:
+    return np.hstack([trial.signs[kind] for kind in ("basic", *kinds)])
+
+
+def scores(fitted: Sequence[Trial], judged: Sequence[Trial], kinds: Sequence[str]) -> list[Column]:
+    """For each trial that is judged a score a step: the lower one of two in a row, infinite where the loss is not
+    finite."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rows, damaged, weights = [], [], []
+    for trial in fitted:
+        x = matrix(trial, kinds)
+        steps = np.arange(len(x))
+        healthy = len(trial.rate) if trial.onset is None else trial.healthy_steps
+        after = trial.damaged[: len(x)] & (steps >= (trial.onset or 0))
+        for chosen, value in ((steps < healthy) & (steps >= FIRST), False), (after & (steps >= FIRST), True):
+            rows.append(x[chosen])
+            damaged += [value] * int(chosen.sum())
+            weights += [1 / math.sqrt(max(1, chosen.sum()))] * int(chosen.sum())
+    keep = np.random.default_rng(0).permutation(len(damaged))[:ROWS]
+    model = HistGradientBoostingClassifier(
+        max_iter=60, max_leaf_nodes=8, learning_rate=0.12, min_samples_leaf=40, early_stopping=False, random_state=0
+    )
+    weight = np.array(weights)[keep]
+    model.fit(np.concatenate(rows)[keep], np.array(damaged)[keep], sample_weight=weight / weight.mean())
+    found = []
+    for trial in judged:
+        x = matrix(trial, kinds)
+        score = np.full(len(trial.rate), np.inf)
+        score[: len(x)] = model.decision_function(x) if len(x) else []
+        score[:FIRST] = -np.inf
+        both = np.r_[-np.inf, np.minimum(score[1:], score[:-1])]
+        found.append(np.where(np.isfinite(trial.columns["loss"]), both, np.inf))
+    return found
+
+
+def alarms(trial: Trial, fatal_only: bool) -> Column:
+    """Today's verdicts as a score: infinite at the steps of an alarm."""
+    monitor = Detectors().monitor(trial.run.schedule["horizon"], trial.trivial)
+    columns = (trial.rate.tolist(), trial.columns["loss"].tolist(), trial.columns["grad_norm"].tolist())
+    for step, row in enumerate(zip(*columns, strict=True)):
+        verdict = monitor.observe(step, *row)
+        if verdict is not None and verdict.fatal:
             break
-    took = time.perf_counter() - began
-    return np.array(trial.rows), trial.cost, took
+    found = [event for event in monitor.events if event.fatal or (event.kind != "stall" and not fatal_only)]
+    score = np.full(len(trial.rate), -np.inf)
+    score[[event.detected for event in found]] = np.inf
+    return score
 
 
-def train_all(part: str) -> None:
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    runs: list[Run] = []
-    columns: list[Column] = []
-    costs = {}
-    for name in TASKS_OF[part]:
-        began, task = time.monotonic(), TASKS[name].task()
-        total: dict[str, float] = {}
-        steps = 0
-        for run in draw(name, part):
-            column, cost, took = train(run, task)
-            for key, seconds in {**cost, "step": took}.items():
-                total[key] = total.get(key, 0.0) + seconds
-            steps += len(column)
-            runs.append(run)
-            columns.append(column)
-        weights = sum(p.numel() for p in task.recipe.build_model(0).parameters())
-        costs[name] = {"weights": weights} | {key: round(1e6 * s / steps, 1) for key, s in total.items()}
-        costs[name]["trivial"] = task.trivial_loss
-        print(f"{name}: {time.monotonic() - began:.0f} s, {costs[name]}", flush=True)
-        np.savez_compressed(
-            FOLDER / f"evidence_{part}.npz",
-            runs=json.dumps([asdict(run) for run in runs]),
-            costs=json.dumps(costs),
-            lengths=np.array([len(column) for column in columns]),
-            columns=np.concatenate(columns).astype(np.float32),
+def recall(trials: Sequence[Trial], found: Sequence[Column], most: int) -> float:
+    """The share of the damaged runs that are found in time, at the threshold that so many healthy stretches exceed."""
+    highest = sorted((max(s[: t.healthy_steps], default=-np.inf) for t, s in zip(trials, found, strict=True)))[::-1]
+    limit = highest[most]
+    hits = [
+        max(s[t.in_time], default=-np.inf) > limit for t, s in zip(trials, found, strict=True) if t.onset is not None
+    ]
+    return float(np.mean(hits))
+
+
+def today(name: str, trials: Sequence[Trial], fatal_only: bool) -> str:
+    found = [alarms(trial, fatal_only) for trial in trials]
+    false = sum((s[: t.healthy_steps] > 0).any() for t, s in zip(trials, found, strict=True))
+    caught: Counter[str] = Counter()
+    for trial, score in zip(trials, found, strict=True):
+        if trial.onset is not None:
+            caught[trial.label] += bool((score[trial.in_time] > 0).any())
+    of = Counter(trial.label for trial in trials if trial.onset is not None)
+    parts = ", ".join(f"{label} {caught[label]} of {count}" for label, count in of.items())
+    return f"{name}: recall {caught.total() / of.total():.2f} ({parts}); {false} runs with a false alarm"
+
+
+def judge(name: str, trials: Sequence[Trial], score: Callable[[tuple[str, ...]], list[Column]]) -> None:
+    steps = sum(trial.healthy_steps for trial in trials)
+    print(f"{name}: {len(trials)} runs, {steps:,} healthy steps")
+    print(today("  verdicts", trials, False), today("  fatal ones", trials, True), sep="\n", flush=True)
+    for kinds_name, kinds in SETS.items():
+        found = score(kinds)
+        at = [recall(trials, found, most) for most in range(16)]
+        cells = ", ".join(f"{most}: {at[most]:.2f}" for most in (0, 1, 2, 4, 8))
+        print(
+            f"  {kinds_name}: recall by runs with a false alarm {cells}; mean of 0 to 15: {np.mean(at):.2f}", flush=True
         )
 
 
+def main() -> None:
+    warnings.filterwarnings("ignore", category=RuntimeWarning)  # all of a window's values may be missing
+    fitting = load("fitting")
+    if sys.argv[1] == "fresh":
+        fresh = load("fresh")
+        judge("Other tasks and seeds", fresh, lambda kinds: scores(fitting, fresh, kinds))
+        return
+
+    def left_out(kinds: tuple[str, ...]) -> list[Column]:
+        found: dict[int, Column] = {}
+        for task in dict.fromkeys(trial.run.task for trial in fitting):
+            judged = [trial for trial in fitting if trial.run.task == task]
+            others = [trial for trial in fitting if trial.run.task != task]
+            found |= {id(t): s for t, s in zip(judged, scores(others, judged, kinds), strict=True)}
+        return [found[id(trial)] for trial in fitting]
+
+    judge("Each task judged by a score that was fitted to the others", fitting, left_out)
+
+
 if __name__ == "__main__":
-    train_all(sys.argv[2])
+    main()
