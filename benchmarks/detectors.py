@@ -672,10 +672,10 @@ def alarms_of(checkout: Path, trials: list[Trial]) -> list[Alarms]:
     rows = [
         (t.run.horizon, t.trivial, np.column_stack([t.rate, t.loss, t.grad_norm]).tolist()) for t in trials
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
     judged = subprocess.run(
-        [sys.executable, "-c", JUDGE], input=pickle.dumps(rows), stdout=subprocess.PIPE, env=environment, check=True
-    )
+        [sys.executable, "-c", JUDGE], input=pickle.dumps(rows), stdout=subprocess.PIPE, check=True, cwd=checkout,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )  # fmt: skip
     return [
         Alarms([at for at, _ in found], [at for at, fatal in found if fatal]) for found in json.loads(judged.stdout)
     ]
@@ -716,8 +716,15 @@ def false_alarms(alarms: list[int], trial: Trial) -> tuple[int, int]:
 
 # --- Table ---------------------------------------------------------------------------------------------------
 
-OURS, BARE = "**autowarmup**", "autowarmup without trivial loss and gradients"
+OURS, BEFORE = "**autowarmup**", "before"
+BARE = "autowarmup without trivial loss and gradients"
+FATAL = {
+    OURS: "autowarmup, fatal verdicts only",
+    BEFORE: "before, fatal verdicts only",
+    BARE: "the same, fatal verdicts only",
+}
 SPLITS = ("tuning seeds", "held-out seeds", "held-out tasks", FRESH, LAST, LEFT_OUT)
+UNTOUCHED = (LAST, LEFT_OUT)
 CLASSES = {
     "non-finite": ("non-finite", "NaN"),
     "collapse": ("failed",),
@@ -774,11 +781,12 @@ def row(name: str, result: Score) -> str:
     return "| " + " | ".join(cells + [recall(delays) for delays in result.delays.values()]) + " |"
 
 
-def table(split: str, trials: list[Trial], alarms: dict[str, list[list[int]]]) -> list[str]:
-    chosen = [index for index, trial in enumerate(trials) if trial.split == split]
-    scores = {
-        name: score([at[index] for index in chosen], [trials[index] for index in chosen]) for name, at in alarms.items()
-    }
+def table(split: str, trials: list[Trial], judged: list[dict[str, Alarms]]) -> list[str]:
+    scores = {}
+    for name in judged[0]:
+        scores[name] = score([found[name].steps for found in judged], trials)
+        if name in FATAL:
+            scores[FATAL[name]] = score([found[name].fatal for found in judged], trials)
     any_score = scores[OURS]
     names = [f"{name} ({len(delays)})" for name, delays in any_score.delays.items()]
     heads = ["rule", "recall", "false alarms per 100,000", "median delay", *names]
@@ -811,8 +819,11 @@ def stops(split: str, trials: list[Trial], alarms: list[Alarms]) -> list[str]:
 
 
 def every_rule(trial: Trial) -> dict[str, Alarms]:
-    """Ours, ours with less known, and the rules in use elsewhere."""
-    alarms = {OURS: ours(trial), BARE: ours(trial, trivial=False, norms=False)}
+    """Ours; where the runs are untouched ours with less known, too, and the rules in use elsewhere."""
+    alarms = {OURS: ours(trial)}
+    if trial.split not in UNTOUCHED:
+        return alarms
+    alarms[BARE] = ours(trial, trivial=False, norms=False)
     return alarms | {name: peer(rule, trial) for name, rule in RULES.items()}
 
 
@@ -827,21 +838,23 @@ def report(before: Path | None) -> str:
     with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
         earlier = pool.submit(alarms_of, before, trials) if before else None
         judged = [*pool.map(every_rule, trials, chunksize=20)]
-        alarms = {name: [found[name].steps for found in judged] for name in judged[0] if name != BARE}
-        alarms[f"{OURS}, fatal verdicts only"] = [found[OURS].fatal for found in judged]
         if earlier:
-            alarms["before"] = [found.steps for found in earlier.result()]
-            alarms["before, fatal verdicts only"] = [found.fatal for found in earlier.result()]
-    alarms[BARE] = [found[BARE].steps for found in judged]
-    alarms["the same, fatal verdicts only"] = [found[BARE].fatal for found in judged]
-    alarms = {name: alarms[name] for name in sorted(alarms, key=lambda name: name in RULES)}
-    mine = [found[OURS] for found in judged]
+            judged = [
+                {OURS: found.pop(OURS), BEFORE: old, **found}
+                for found, old in zip(judged, earlier.result(), strict=True)
+            ]
+    return page(trials, judged)
+
+
+def page(trials: list[Trial], judged: list[dict[str, Alarms]]) -> str:
+    """The page, from every rule's alarms on every trial."""
     lines = [HEAD.format(seeds=", ".join(map(str, SEEDS)), labels=counts(trials))]
     for split in SPLITS:
-        lines += table(split, trials, alarms)
+        chosen = [index for index, trial in enumerate(trials) if trial.split == split]
+        lines += table(split, [trials[index] for index in chosen], [judged[index] for index in chosen])
     lines += ["## What the fatal verdicts do", ""]
     for split in SPLITS:
-        lines += stops(split, trials, mine)
+        lines += stops(split, trials, [found[OURS] for found in judged])
     return "\n".join(lines) + "\n"
 
 
