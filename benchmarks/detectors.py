@@ -868,8 +868,8 @@ def together(trials: list[Trial], judged: list[dict[str, Alarms]]) -> str:
             faults = len(result.all_delays)
             caught = sum(delay is not None for delay in result.all_delays)
             lines.append(
-                f"- {name}: {caught:,} of {faults:,} faults caught ({caught / faults:.3f}), {result.false_alarms} false "
-                f"alarms in {result.stable_steps:,} stable steps ({result.rate:.1f} per 100,000)"
+                f"- {name}: {caught:,} of {faults:,} faults caught ({caught / faults:.3f}), {result.false_alarms} "
+                f"false alarms in {result.stable_steps:,} stable steps ({result.rate:.1f} per 100,000)"
             )
     return "\n".join(lines)
 

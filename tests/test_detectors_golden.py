@@ -516,7 +516,7 @@ EDGES = (
     # The last 500 steps count.
     Edge(
         "a jump long after an earlier one",
-        lambda a: Run(quiet((0, 10.0), (50, 1.0), (700, 1.0)) + bump(700, 100, 4.0, 2) + bump(700, 620, a), horizon=700),
+        lambda a: Run(quiet((0, 10.0), (50, 1.0), (700, 1.0)) + bump(700, 99, 4, 2) + bump(700, 620, a), horizon=700),
         2.632,
         [],
         2.685,
@@ -524,7 +524,7 @@ EDGES = (
     ),
     Edge(
         "a jump soon after an earlier one",
-        lambda a: Run(quiet((0, 10.0), (50, 1.0), (700, 1.0)) + bump(700, 100, 4.0, 2) + bump(700, 590, a), horizon=700),
+        lambda a: Run(quiet((0, 10.0), (50, 1.0), (700, 1.0)) + bump(700, 99, 4, 2) + bump(700, 590, a), horizon=700),
         3.568,
         [],
         3.64,
