@@ -105,6 +105,7 @@ def test_a_folder_as_sqlite_store_is_refused_at_once(folder: Path) -> None:
     assert set(children(os.getpid())) == before
 
 
+@pytest.mark.slow
 def test_a_study_that_is_moved_goes_on(folder: Path) -> None:
     (folder / "interrupt").touch()
     assert tune().exit_code == 130

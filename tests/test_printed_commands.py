@@ -66,6 +66,7 @@ def browses(command: str) -> bool:
 
 
 @pytest.mark.skipif(not SCRIPT.exists(), reason="autowarmup is not installed here")
+@pytest.mark.slow
 def test_commands_that_are_printed_run_in_a_fresh_shell(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
@@ -91,6 +92,7 @@ def test_commands_that_are_printed_run_in_a_fresh_shell(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SCRIPT.exists(), reason="autowarmup is not installed here")
+@pytest.mark.slow
 def test_what_mlflow_lacks_is_delivered_by_the_command_that_is_printed(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(TASK)
     done = shell(f"cd '{tmp_path}' && '{SCRIPT}' tune task.py:task --study s --mlflow http://127.0.0.1:9")

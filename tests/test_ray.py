@@ -505,6 +505,7 @@ def test_several_processes_must_ask_for_something(cluster: LocalCluster, tmp_pat
         autotune(**settings(study=tmp_path, engine=RaySettings(cpus=0, processes=2)))
 
 
+@pytest.mark.slow
 def test_batches_that_cannot_be_divided_are_refused(cluster: LocalCluster, tmp_path: Path) -> None:
     class Whole:
         """A batch of its own kind."""

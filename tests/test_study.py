@@ -189,6 +189,7 @@ def killed_again_and_again(
     assert findings(study) == reference
 
 
+@pytest.mark.slow
 def test_killed_while_several_segments_are_under_way_it_loses_none(tmp_path: Path) -> None:
     """Four trials at a time: one trains, the others have been started or have arrived."""
     autotune(**wide(study=tmp_path / "undisturbed"))

@@ -204,7 +204,7 @@ class StudyStore:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(SCHEMA)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:  # a damaged name of a table
             reason = error.strerror if isinstance(error, OSError) else error
             raise StudyError(
                 f"can't {'write' if write else 'read'} the study folder {printable(str(folder), longest=200)}: {reason}"
@@ -212,7 +212,7 @@ class StudyStore:
 
     def _check_format(self) -> None:
         """Refuses a database of another program or version, before anything is written into it."""
-        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {str(row[0]) for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if tables - TABLES - {"reports"}:  # which the first version had
             self._db.close()
