@@ -93,15 +93,35 @@ def test_mlflow_has_every_trial_of_a_workers_study(tmp_path: Path) -> None:
         Worker(client, "told", "one").work()
         wait_until(lambda: json.loads((tmp_path / "studies/told/request.json").read_text()).get("delivered"), 90)
         trials = len(client.get("/v1/studies/told/trials").json()["trials"])
+    assert len(statuses(tmp_path / "studies/told")) == trials + 1  # and the study's own
+    assert set(statuses(tmp_path / "studies/told")) <= {"FINISHED", "KILLED", "FAILED"}
+
+
+def statuses(study: Path) -> list[str]:
+    """Those of the runs in a study's own MLflow store."""
     import mlflow
 
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'studies/told/mlflow.db'}")
-    client_ = mlflow.MlflowClient()
-    runs = [
-        run for experiment in client_.search_experiments() for run in client_.search_runs([experiment.experiment_id])
-    ]
-    assert len(runs) == trials + 1  # and the study's own
-    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED", "FAILED"}
+    mlflow.set_tracking_uri(f"sqlite:///{study / 'mlflow.db'}")
+    client = mlflow.MlflowClient()
+    experiments = client.search_experiments()
+    return [run.info.status for one in experiments for run in client.search_runs([one.experiment_id])]
+
+
+@pytest.mark.slow
+@of_mlflow
+def test_what_mlflow_lacks_of_a_task_study_at_its_end_is_delivered_later(tmp_path: Path) -> None:
+    options = ["--tasks", str(tasks(tmp_path / "tasks"))]
+    with (
+        service(tmp_path / "studies", "--no-mlflow", *options) as running,
+        httpx.Client(base_url=running.url, timeout=30) as client,
+    ):
+        client.put("/v1/studies/later", json={"run": "linear"})
+        wait_until(lambda: client.get("/v1/studies/later").json()["state"] == "finished", 90)
+        trials = len(client.get("/v1/studies/later/trials").json()["trials"])
+    with service(tmp_path / "studies", *options):
+        wait_until(lambda: json.loads((tmp_path / "studies/later/request.json").read_text()).get("delivered"), 90)
+    assert len(statuses(tmp_path / "studies/later")) == trials + 1
+    assert set(statuses(tmp_path / "studies/later")) <= {"FINISHED", "KILLED", "FAILED"}
 
 
 def test_the_committed_openapi_document_is_that_of_the_service(tmp_path: Path) -> None:

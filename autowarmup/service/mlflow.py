@@ -1,5 +1,5 @@
-"""MLflow follows the studies whose trials are trained by workers: one process at a time brings one study after another
-up to date, so that fifty studies need no fifty processes."""
+"""MLflow follows the studies whose trials are trained by workers, and gets what others have left at their end: one
+process at a time brings one study after another up to date, so that fifty studies need no fifty processes."""
 
 from __future__ import annotations
 

@@ -187,13 +187,15 @@ class Studies:
             self._studies.pop(name, None)
 
     def _delivery(self) -> MlflowDelivery | None:
-        """What brings the studies of workers to MLflow; those of task files do that themselves."""
-        wanted = self.settings.mlflow
-        if wanted is False:
+        """What brings the studies of workers to MLflow, and what those of task files, which do that themselves, have
+        left at their end: they don't wait for a slow server."""
+        if self.settings.mlflow is False:
             return None
-        return MlflowDelivery(
-            lambda: [study for study in [*self._studies.values()] if isinstance(study, WorkersStudy)], wanted
-        )
+        return MlflowDelivery(self._to_deliver, self.settings.mlflow)
+
+    def _to_deliver(self) -> list[HostedStudy]:
+        studies = [*self._studies.values()]
+        return [one for one in studies if isinstance(one, WorkersStudy) or (one.finished and one.idle)]
 
     def _hosted(self, folder: Path, kept: Kept) -> HostedStudy:
         if kept.request.run is not None:
