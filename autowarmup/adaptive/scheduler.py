@@ -12,7 +12,7 @@ from autowarmup.adaptive.slope import UpdateSlope
 from autowarmup.errors import InputError
 from autowarmup.schedule.duration import Duration
 from autowarmup.schedule.schedule import Schedule
-from autowarmup.schedule.torch_scheduler import lr_ratios, set_lr
+from autowarmup.schedule.torch_scheduler import check_count, lr_ratios, set_lrs
 from autowarmup.values import short
 
 FIRST = 1.0 / 8.0
@@ -115,7 +115,7 @@ class AdaptiveWarmup(LRScheduler):
 
     def get_lr(self) -> list[float | Any]:
         """The groups' learning rates at the step that comes next."""
-        self._check_groups(self.ratios)
+        check_count(self.optimizer, self.ratios)
         return [self._climb.lr * ratio for ratio in self.ratios]
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class AdaptiveWarmup(LRScheduler):
             raise InputError(
                 f"this is not the state of an AdaptiveWarmup, which has {sorted(STATE)}; it has {sorted(state_dict)}"
             )
-        self._check_groups(state_dict["ratios"])
+        check_count(self.optimizer, state_dict["ratios"])
         self.last_epoch = state_dict["last_epoch"]
         self.ratios = list(state_dict["ratios"])
         self._climb.load(state_dict["climb"])
@@ -147,13 +147,4 @@ class AdaptiveWarmup(LRScheduler):
         else:
             self._slope.stop()
         self._last_lr = self.get_lr()
-        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            set_lr(group, lr)
-
-    def _check_groups(self, ratios: list[float]) -> None:
-        groups = len(self.optimizer.param_groups)
-        if groups != len(ratios):
-            raise InputError(
-                f"the optimizer has {groups} parameter groups, the scheduler knows {len(ratios)}: "
-                f"add every group before the scheduler is made"
-            )
+        set_lrs(self.optimizer, self._last_lr)

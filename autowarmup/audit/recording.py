@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from autowarmup.audit.finding import Finding
 from autowarmup.errors import InputError
+from autowarmup.json_lines import JsonLines
 from autowarmup.schedule.schedule import ContinuedSchedule, Schedule
 from autowarmup.values import short
 
@@ -55,47 +55,24 @@ class Part:
         return [by_name.get(name.partition(NUMBER)[0], one) * ratio for name, ratio in named]
 
 
-class Recorder:
-    """Writes a recording. Lines reach the file within a second or with the next step, so a training that is killed
-    leaves its steps.
-
-    Args:
-        path: the file; a recording that is there goes on, with a new part.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"record={str(path)!r} can't be written: {error.strerror}") from error
-        self._flushed = 0.0
+class Recorder(JsonLines):
+    """Writes a recording; one that is there goes on, with a new part."""
 
     def begin(self, schedule: Schedule | ContinuedSchedule, ratios: Sequence[float], names: Sequence[str]) -> None:
         """A new part; also where a parameter group was added."""
         plan = schedule.model_dump(mode="json")
-        self._write({"format": FORMAT, "schedule": plan, "ratios": list(ratios), "names": list(names)})
+        self.write({"format": FORMAT, "schedule": plan, "ratios": list(ratios), "names": list(names)})
 
     def step(self, step: int, rates: list[float]) -> None:
         """One optimizer step. A learning rate that all groups have is written once."""
         text = repr(rates[:1] if rates.count(rates[0]) == len(rates) else rates)
         if "n" in text:  # nan and inf, for which Python's JSON has other names
             text = text.replace("nan", "NaN").replace("inf", "Infinity")
-        self._file.write(f'{{"step": {step}, "lr": {text}}}\n')
-        if (now := time.monotonic()) - self._flushed > 1.0:
-            self._file.flush()
-            self._flushed = now
+        self.add(f'{{"step": {step}, "lr": {text}}}')
 
     def found(self, finding: Finding) -> None:
         """The first step that is off."""
-        self._write({"finding": finding.model_dump()})
-
-    def close(self) -> None:
-        """Nothing more is written."""
-        self._file.close()
-
-    def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self.write({"finding": finding.model_dump()})
 
 
 def read(path: Path) -> list[Part]:

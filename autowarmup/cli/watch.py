@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -71,11 +72,12 @@ def watch(
         for event in watched.events:
             click.echo(printable(event.describe()))
     if figure:
-        _draw(watched, figure)
+        _drawn(watched, figure)
     if mlflow_run:
         from autowarmup.guard.mlflow_run import send
 
-        send(watched, mlflow, mlflow_run)
+        with TemporaryDirectory() as folder:
+            send(watched, _drawn(watched, Path(folder) / "run.png"), mlflow, mlflow_run)
     if as_json:
         click.echo(json.dumps({"run": source.name} | watched.plain(), indent=1))
     else:
@@ -118,7 +120,7 @@ def _looks(source: Source, watched: Watch) -> Iterator[None]:
         watched.take(source.fresh())
 
 
-def _draw(watched: Watch, figure: Path) -> None:
+def _drawn(watched: Watch, figure: Path) -> Path:
     from autowarmup.report.backend import import_matplotlib
 
     import_matplotlib()
@@ -128,3 +130,4 @@ def _draw(watched: Watch, figure: Path) -> None:
         draw(watched).savefig(figure, dpi=160)
     except ValueError as error:
         raise click.UsageError(f"--figure {figure}: {error}") from error
+    return figure

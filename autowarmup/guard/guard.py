@@ -38,7 +38,6 @@ HEALTHY = 10
 """Steps without a finding before a snapshot is taken, and how much older than the damage the one is that is gone back
 to."""
 
-
 LOST_STATE = Finding(
     reason="optimizer-state-lost",
     message="the optimizer had a state at the last step and has none now: was it not loaded from the checkpoint?",
@@ -385,8 +384,7 @@ def _check(mode: str, optimizers: list[Any], model: nn.Module | None, most: int,
     if not optimizers or not all(isinstance(one, Optimizer) for one in optimizers):
         raise InputError(f"optimizer={short(optimizers)}: must be a torch.optim.Optimizer, or several")
     if mode not in get_args(Mode):
-        known = get_args(Mode)
-        raise InputError(f"mode={short(mode)}: must be 'observe' or 'protect'{nearest(str(mode), known)}")
+        raise InputError(f"mode={short(mode)}: must be 'observe' or 'protect'{nearest(str(mode), get_args(Mode))}")
     if mode == "protect" and model is None:
         raise InputError("model=None: mode='protect' needs the model, whose weights it goes back to")
     for name, value, low, high in (

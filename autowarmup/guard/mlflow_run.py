@@ -4,7 +4,6 @@ up."""
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,12 +81,13 @@ class MlflowRun:
         return steps
 
 
-def send(watched: Watch, uri: str | None, run: str) -> int:
+def send(watched: Watch, figure: Path, uri: str | None, run: str) -> int:
     """Logs the run's loss, learning rate and gradient norm, the verdict as the tag ``autowarmup.watch``, each event as
-    the tag ``autowarmup.event.NUMBER``, and the figure as the artifact ``autowarmup/run.png``.
+    the tag ``autowarmup.event.NUMBER``, and the figure as an artifact in ``autowarmup``.
 
     Args:
         watched: the run.
+        figure: the file of its figure.
         uri: the tracking URI; None for MLflow's own setting.
         run: the id of an MLflow run that exists.
 
@@ -105,8 +105,7 @@ def send(watched: Watch, uri: str | None, run: str) -> int:
         client.set_tag(run, "autowarmup.watch", watched.verdict())
         for number, event in enumerate(watched.events):
             client.set_tag(run, f"autowarmup.event.{number}", event.describe())
-        with tempfile.TemporaryDirectory() as folder:
-            client.log_artifact(run, str(_drawn(watched, Path(folder))), "autowarmup")
+        client.log_artifact(run, str(figure), "autowarmup")
     except MlflowException as error:
         raise _refused(run, "sent to", error) from error
     return len(metrics)
@@ -122,17 +121,6 @@ def _metrics(watched: Watch) -> Iterator[Metric]:
         for name, value in {"loss": step.loss, "grad_norm": step.grad_norm, **rate}.items():
             if math.isfinite(value):
                 yield Metric(f"guard_{name}", value, now, step.number)
-
-
-def _drawn(watched: Watch, folder: Path) -> Path:
-    from autowarmup.report.backend import import_matplotlib
-
-    import_matplotlib()
-    from autowarmup.guard.figure import draw
-
-    path = folder / "run.png"
-    draw(watched).savefig(path, dpi=160)
-    return path
 
 
 def _refused(run: str, done: str, error: MlflowException) -> TrackingError:

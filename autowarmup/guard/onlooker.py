@@ -1,4 +1,4 @@
-"""A run judged from its numbers alone, after each update: where nobody can hold one back.."""
+"""A run judged from its numbers alone, after each update: where nobody can hold one back."""
 
 from __future__ import annotations
 

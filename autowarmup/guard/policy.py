@@ -71,9 +71,9 @@ class Policy:
         return self._intervene(step, "rewind" if can_rewind else "stop")
 
     def lowers(self, finding: Finding) -> bool:
-        """Whether going back for a finding lowers the learning rates: not for a lost optimizer state, nor where a burst
-        of outliers may be all that there was."""
-        return finding.reason != "optimizer-state-lost" and (finding.reason != "outlier" or self.bursts > 1)
+        """Whether going back to earlier weights lowers the learning rates: not where a burst of outliers may be all
+        that there was."""
+        return finding.reason != "outlier" or self.bursts > 1
 
     def for_run(self, step: int, finding: Finding, warming_up: bool, can_rewind: bool) -> Action:
         """What is done about a run."""

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from autowarmup.errors import InputError
 from autowarmup.schedule.groups import checked_name
-from autowarmup.schedule.torch_scheduler import HasLR, ScheduleLR, set_lr
+from autowarmup.schedule.torch_scheduler import HasLR, ScheduleLR, check_count, set_lr
 
 
 class HasRates(HasLR, Protocol):
@@ -49,7 +49,7 @@ class GroupedScheduleLR(ScheduleLR):
     def get_lr(self) -> list[float | Any]:
         """The groups' learning rates at the step that comes next."""
         self._take_new_groups()
-        self._check_groups(self.ratios)
+        check_count(self.optimizer, self.ratios)
         rates = self.schedule.rates_at(self.last_epoch)
         groups = self.optimizer.param_groups
         return [

@@ -62,7 +62,7 @@ class ScheduleLR(LRScheduler):
 
     def get_lr(self) -> list[float | Any]:
         """The groups' learning rates at the step that comes next."""
-        self._check_groups(self.ratios)
+        check_count(self.optimizer, self.ratios)
         lr = self.schedule.lr_at(self.last_epoch)
         return [lr * ratio for ratio in self.ratios]
 
@@ -81,7 +81,7 @@ class ScheduleLR(LRScheduler):
                 f"this is not the state of a ScheduleLR, which has last_epoch and ratios; it has {sorted(state_dict)}. "
                 f"To go on from another scheduler's run, make it anew: schedule.scheduler(optimizer, last_step=...)"
             )
-        self._check_groups(state_dict["ratios"])
+        check_count(self.optimizer, state_dict["ratios"])
         self.ratios = list(state_dict["ratios"])
         self.apply(state_dict["last_epoch"])
 
@@ -89,16 +89,21 @@ class ScheduleLR(LRScheduler):
         """Sets the optimizer's learning rates to those of a step, counted from 0."""
         self.last_epoch = step
         self._last_lr = self.get_lr()
-        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            set_lr(group, lr)
+        set_lrs(self.optimizer, self._last_lr)
 
-    def _check_groups(self, ratios: list[float]) -> None:
-        groups = len(self.optimizer.param_groups)
-        if groups != len(ratios):
-            raise InputError(
-                f"the optimizer has {groups} parameter groups, the scheduler knows {len(ratios)}: "
-                f"add every group before the scheduler is made"
-            )
+
+def check_count(optimizer: Optimizer, ratios: Sequence[float]) -> None:
+    """Refuses an optimizer with another number of parameter groups than there are ratios.
+
+    Raises:
+        InputError: it has.
+    """
+    groups = len(optimizer.param_groups)
+    if groups != len(ratios):
+        raise InputError(
+            f"the optimizer has {groups} parameter groups, the scheduler knows {len(ratios)}: "
+            f"add every group before the scheduler is made"
+        )
 
 
 def lr_ratios(lrs: Sequence[float], base_lr: float | None = None) -> list[float]:
@@ -116,6 +121,12 @@ def lr_ratios(lrs: Sequence[float], base_lr: float | None = None) -> list[float]
     if not highest >= max(lrs):
         raise InputError(f"base_lr={base_lr!r} must be at least the optimizer's highest learning rate, {max(lrs)}")
     return [lr / highest for lr in lrs]
+
+
+def set_lrs(optimizer: Optimizer, lrs: Sequence[float | Tensor]) -> None:
+    """Sets the learning rates of all parameter groups, in their order."""
+    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+        set_lr(group, lr)
 
 
 def set_lr(group: dict[str, Any], lr: float | Tensor) -> None:
