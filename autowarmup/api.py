@@ -17,6 +17,7 @@ from autowarmup.schedule.duration import Duration, budget_steps, duration_steps
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.space import SearchSpace
 from autowarmup.search.config import TuneConfig
+from autowarmup.search.one_run import climb_of
 from autowarmup.training.objective import Objective
 from autowarmup.training.settings import TrainSettings
 from autowarmup.values import nearest
@@ -42,6 +43,7 @@ def autotune(
     data: Any = None,
     *,
     total_steps: Duration,
+    mode: Literal["study", "one-run"] = "study",
     tune_steps: Duration | None = None,
     train_fn: Callable[[LoopRun], Any] | None = None,
     loss: Loss | None = None,
@@ -84,6 +86,10 @@ def autotune(
         data: ``(train, validation)``, each a DataLoader, a Dataset, or a tuple of tensors or NumPy arrays; or a
             callable that returns such a pair.
         total_steps: the run that the schedule is for: 10 to 10**9 optimizer steps, or ``"5 epochs"``.
+        mode: ``"study"``; or ``"one-run"``, where more than one run is too dear: a single run, whose warm-up adapts
+            while it trains. Nothing is compared then. The trained model is kept, as ``trained.pt`` in the study's
+            folder. Where the run becomes unstable it begins again with a lower cap, if the budget, which is two runs,
+            has room for it.
         tune_steps: a shorter horizon to tune at, where whole runs are too dear, also as a share such as ``"25%"``; the
             schedule is then extrapolated, and the result says with which uncertainty.
         train_fn: a training loop of your own, in place of ``model_fn`` and ``data``; see :class:`autowarmup.LoopRun`.
@@ -141,7 +147,7 @@ def autotune(
         service_token: the token that the service knows this client by.
 
     Returns:
-        The verdict (tuned, leaning, tie or nothing stable), the schedule, every trial and what it cost.
+        The verdict (tuned, leaning, tie, nothing stable or not compared), the schedule, every trial and what it cost.
 
     Raises:
         InputError: something that was passed can't be used; nothing has been made then.
@@ -163,7 +169,7 @@ def autotune(
         ('tuned', True)
     """
     given = Arguments(
-        total_steps=total_steps, tune_steps=tune_steps, batch_size=batch_size, accumulate=accumulate,
+        total_steps=total_steps, mode=mode, tune_steps=tune_steps, batch_size=batch_size, accumulate=accumulate,
         clip_norm=clip_norm, precision=precision, device=device, compile=compile, space=loaded_space(space),
         budget=budget, seed=seed, current=current, groups=groups, current_peak=current_peak, beta2=beta2,
         steps_per_epoch=steps_per_epoch, confirm_seeds=confirm_seeds, margin=margin, cohort=cohort,
@@ -174,7 +180,7 @@ def autotune(
     config = _config(given, task)
     folder = given.study or _default_folder(config)
     if given.engine == "local" and not (folder / "study.db").exists():
-        task.check(config.current_schedule, given.seed)
+        task.check(config.current_schedule, given.seed, climb_of(config) if config.mode == "one-run" else None)
 
     from autowarmup.study.display import progress_for
 
@@ -296,6 +302,7 @@ def _config(given: Arguments, task: Task) -> TuneConfig:
     tuned = None if given.tune_steps is None else duration_steps(given.tune_steps, total, epoch)
     peak = task.current_peak if (known := _given_peak(given)) is None else known
     return TuneConfig(
+        mode=given.mode,
         total_steps=total,
         tune_steps=tuned,
         budget=None if given.budget is None else budget_steps(given.budget, tuned or total),

@@ -22,7 +22,7 @@ from autowarmup.schedule.ranges import HIGHEST_RATE, LOWEST_RATE, Rate
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.shapes import Beta2
 from autowarmup.schedule.space import SearchSpace
-from autowarmup.search.config import MAX_STEPS, MIN_STEPS, MOST_BUDGET, Cohort, ConfirmSeeds, Margin, Seed
+from autowarmup.search.config import MAX_STEPS, MIN_STEPS, MOST_BUDGET, Cohort, ConfirmSeeds, Margin, Mode, Seed
 from autowarmup.study.folder import check_folder
 from autowarmup.study.progress import Progress
 from autowarmup.tracking import check_uri
@@ -32,6 +32,8 @@ from autowarmup.values import Number, Whole, short
 OPTIMIZER = "optimizer"
 """What ``groups`` is for the optimizer's own."""
 FEWEST_GROUPS = 2
+COMPARING = ("tune_steps", "groups", "confirm_seeds", "margin", "cohort", "service")
+"""Arguments of studies that compare schedules."""
 
 
 def _length(value: Any) -> Any:
@@ -150,6 +152,7 @@ class Arguments(TrainSettings):
         StudyError: the study's folder holds other things.
     """
 
+    mode: Mode = "study"
     total_steps: Annotated[Duration, BeforeValidator(_length), BeforeValidator(_no_share)]
     tune_steps: Annotated[Duration, BeforeValidator(_length)] | None = None
     space: SearchSpace
@@ -183,6 +186,15 @@ class Arguments(TrainSettings):
             raise ValueError("engine can't be given with service: trials run where the service's workers are")
         elif self.mlflow:
             raise ValueError("mlflow can't be given with service: the service tracks its studies")
+        return self
+
+    @model_validator(mode="after")
+    def _one_run(self) -> Self:
+        odd = [name for name in COMPARING if getattr(self, name) != type(self).model_fields[name].default]
+        if self.mode == "one-run" and odd:
+            raise ValueError(
+                f"{', '.join(odd)} can't be given with mode='one-run', which trains one run and compares nothing"
+            )
         return self
 
     @property

@@ -23,8 +23,7 @@ import torch
 from torch.optim import Adam, RAdam
 
 from autowarmup import AdaptiveWarmup, Schedule
-from autowarmup.adaptive.climb import Climb, ClimbSettings
-from autowarmup.adaptive.scheduler import FIRST
+from autowarmup.adaptive.climb import FIRST, Climb, ClimbSettings
 from autowarmup.training.rng import borrowed
 from autowarmup.training.task import ModelTask
 from benchmarks.search.merit import FAILED, Standard

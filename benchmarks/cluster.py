@@ -49,7 +49,7 @@ class Sleeping:
     def describe(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: Any) -> SleepingTrial:
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: Any, climb: Any) -> SleepingTrial:
         return SleepingTrial(self.seconds)
 
 
@@ -76,7 +76,7 @@ class SleepingTrial:
 class Counting(Sleeping):
     """A task whose trials record steps as fast as they can, in blocks of ten as models' trials do."""
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: Any) -> CountingTrial:
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: Any, climb: Any) -> CountingTrial:
         return CountingTrial()
 
 

@@ -57,8 +57,8 @@ class Paced:
     def __reduce__(self) -> Any:
         return Paced, (self.task, self.seconds)
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: Any) -> PacedTrial:
-        return PacedTrial(self.task.trial(schedule, seed, eval_every, state), self.seconds)
+    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: Any, climb: Any) -> PacedTrial:
+        return PacedTrial(self.task.trial(schedule, seed, eval_every, state, climb), self.seconds)
 
 
 class PacedTrial:

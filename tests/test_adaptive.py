@@ -280,7 +280,7 @@ def test_a_step_that_is_skipped_leaves_the_learning_rate() -> None:
 def test_nothing_is_left_behind_after_the_warmup() -> None:
     run = Run(OPTIMIZERS["sgd"]).train(STEPS)
     assert run.scheduler is not None
-    assert run.scheduler.state_dict()["before"] is None
+    assert run.scheduler.state_dict()["before"] == [None]
     assert not run.optimizer._optimizer_step_pre_hooks
 
 

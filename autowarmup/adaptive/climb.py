@@ -14,6 +14,7 @@ there is none. It settles where three of four updates go too far for the next ba
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -25,6 +26,8 @@ from autowarmup.values import Frozen, Number, Whole
 
 DOUBLINGS = 10.0
 """How often the learning rate can double in the longest warm-up."""
+FIRST = 1.0 / 8.0
+"""The first learning rate as a share of the one that is used today."""
 BACK = 1.0 / 3.0
 """A step down, as a share of a step up."""
 SHAPES = ("exponential", "linear", "sqrt")
@@ -81,6 +84,34 @@ class ClimbSettings(Frozen):
             peak=peak, horizon=self.total_steps, warmup_steps=warmup_steps, shape=shape, start_factor=start,
             decay=self.decay, final_factor=self.final_factor,
         )  # fmt: skip
+
+    def nearest(self, peak: float, warmup_steps: int, total: float) -> Schedule:
+        """The schedule with this peak and duration whose learning rates in the warm-up come nearest to ``total`` in
+        sum."""
+        if warmup_steps == 0:
+            return self.followed_by_decay(peak, 0, "none")
+        start = min(1.0, self.first_lr / peak)
+        found = [self.followed_by_decay(peak, warmup_steps, shape, start) for shape in SHAPES]
+        return min(found, key=lambda schedule: abs(sum(map(schedule.lr_at, range(warmup_steps))) - total))
+
+    def schedule_of(self, lrs: Sequence[float]) -> Schedule:
+        """The nearest schedule to a climb, told by the learning rates of its first steps.
+
+        Args:
+            lrs: one for each step, 0 where a loss scaler skipped it. Where the warm-up goes on after them, the schedule
+                is that of a warm-up which ends with the last one.
+
+        Example:
+            >>> settings = ClimbSettings(total_steps=100, longest=20, first_lr=1e-3)
+            >>> settings.schedule_of([1e-3, 2e-3, 4e-3]).describe()
+            'peak 0.004, exponential warm-up over 2 steps (2%), linear decay to 0 at step 100'
+        """
+        climbed = _without_gaps(lrs[: self.longest_steps + 1], self.first_lr)
+        if not climbed:
+            return self.nearest(min(self.first_lr, self.peak or math.inf), 0, 0.0)
+        reached = (step for step, lr in enumerate(climbed) if self.peak is not None and lr >= self.peak)
+        end = next(reached, len(climbed) - 1)
+        return self.nearest(climbed[end], end, sum(climbed[:end]))
 
 
 class Climb:
@@ -149,13 +180,15 @@ class Climb:
         reached = settings.peak is not None and self._warmup_lr >= settings.peak
         if reached or self.step >= settings.longest_steps:
             peak = settings.peak if reached and settings.peak is not None else self._warmup_lr
-            self.schedule = self._nearest(peak)
+            self.schedule = settings.nearest(peak, self.step, self._sum)
 
-    def _nearest(self, peak: float) -> Schedule:
-        """The schedule whose mean learning rate in the warm-up is nearest to the one that was applied."""
-        settings = self._settings
-        if self.step == 0:
-            return settings.followed_by_decay(peak, 0, "none")
-        start = min(1.0, settings.first_lr / peak)
-        found = [settings.followed_by_decay(peak, self.step, shape, start) for shape in SHAPES]
-        return min(found, key=lambda schedule: abs(sum(map(schedule.lr_at, range(self.step))) - self._sum))
+
+def _without_gaps(lrs: Sequence[float], first_lr: float) -> list[float]:
+    """The learning rates with those of steps that were skipped: a climb stays where it is then, so the step that comes
+    next has it too."""
+    known = next((lr for lr in reversed(lrs) if lr), first_lr)
+    climbed = []
+    for lr in reversed(lrs):
+        known = lr or known
+        climbed.append(known)
+    return climbed[::-1]

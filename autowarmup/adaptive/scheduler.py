@@ -7,17 +7,16 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from autowarmup.adaptive.climb import Climb, ClimbSettings
-from autowarmup.adaptive.slope import UpdateSlope
+from autowarmup.adaptive.climb import FIRST, ClimbSettings
+from autowarmup.adaptive.measured import MeasuredClimb
 from autowarmup.errors import InputError
 from autowarmup.schedule.duration import Duration
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.schedule.torch_scheduler import check_count, lr_ratios, set_lrs
 from autowarmup.values import short
 
-FIRST = 1.0 / 8.0
-"""The first learning rate as a share of the optimizer's."""
 STATE = {"last_epoch", "ratios", "climb", "before"}
+"""What a state has."""
 
 
 class AdaptiveWarmup(LRScheduler):
@@ -91,8 +90,7 @@ class AdaptiveWarmup(LRScheduler):
             decay=decay,
             final_factor=final_factor,
         )
-        self._climb = Climb(settings)
-        self._slope = UpdateSlope(optimizer)
+        self._climb = MeasuredClimb(settings, [optimizer])
         super().__init__(optimizer)
 
     @property
@@ -108,9 +106,7 @@ class AdaptiveWarmup(LRScheduler):
         if epoch is not None:
             raise InputError(f"epoch={short(epoch)}: what a warm-up that adapts does next depends on every step before")
         if self.last_epoch >= 0:
-            self._climb.advance(self._slope.take())
-        if self.schedule is not None:
-            self._slope.stop()
+            self._climb.advance()
         super().step()
 
     def get_lr(self) -> list[float | Any]:
@@ -121,12 +117,7 @@ class AdaptiveWarmup(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, and during the warm-up a copy of the weights before the last update. What was given at
         construction is not in it."""
-        return {
-            "last_epoch": self.last_epoch,
-            "ratios": list(self.ratios),
-            "climb": self._climb.state(),
-            "before": self._slope.state(),
-        }
+        return {"last_epoch": self.last_epoch, "ratios": list(self.ratios), **self._climb.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on at the saved step, and sets the optimizer's learning rates to that step's.
@@ -141,10 +132,6 @@ class AdaptiveWarmup(LRScheduler):
         check_count(self.optimizer, state_dict["ratios"])
         self.last_epoch = state_dict["last_epoch"]
         self.ratios = list(state_dict["ratios"])
-        self._climb.load(state_dict["climb"])
-        if self.schedule is None:
-            self._slope.load(state_dict["before"])
-        else:
-            self._slope.stop()
+        self._climb.load(state_dict)
         self._last_lr = self.get_lr()
         set_lrs(self.optimizer, self._last_lr)

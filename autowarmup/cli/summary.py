@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autowarmup.cli.common import plain
 from autowarmup.shell import command_line
+from autowarmup.study.weights import TRAINED
 from autowarmup.tracking import page_address
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def _paths(result: TuneResult) -> dict[str, str]:
     """The files that a finished study has, by what they are."""
     folder = Path(result.study)
-    names = {"report": "report.html", "result": "result.json", "schedule": "schedule.json"}
+    names = {"report": "report.html", "result": "result.json", "schedule": "schedule.json", "trained": TRAINED}
     return {"study": str(folder)} | {key: str(folder / name) for key, name in names.items() if (folder / name).exists()}
 
 

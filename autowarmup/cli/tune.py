@@ -79,6 +79,7 @@ def _current(file: Path | None, warmup: str | None, shape: str | None) -> dict[s
 @click.command()
 @click.argument("task", metavar="FILE.py:FUNCTION")
 @click.option("--steps", "total_steps", callback=_steps, metavar="N", help="Length of the run: 1000, or '5 epochs'.")
+@click.option("--one-run", is_flag=True, help="A single run, whose warm-up adapts while it trains. Compares nothing.")
 @click.option("--tune-steps", callback=_steps, metavar="N", help="Tune shorter runs than that, and extrapolate.")
 @click.option("--budget", callback=_spend, metavar="N", help="What the study may spend: optimizer steps, or '6 runs'.")
 @click.option("--space", metavar="NAME|FILE", help="Search space: a preset (`autowarmup spaces`) or a YAML file.")
@@ -133,7 +134,7 @@ def _current(file: Path | None, warmup: str | None, shape: str | None) -> dict[s
 def tune(
     task: str, study: Path | None, mlflow: str | None, no_mlflow: bool, engine: str | None, as_json: bool,
     current: Path | None, current_warmup: str | None, current_shape: str | None, token_file: Path | None,
-    **options: Any,
+    one_run: bool, **options: Any,
 ) -> int:  # fmt: skip
     """Search for the best warm-up of a model.
 
@@ -151,6 +152,8 @@ def tune(
     cluster = {name: given.pop(name) for name in ("address", "workers", "processes", "cpus", "gpus") if name in given}
     if cluster and engine != "ray":
         raise click.UsageError(f"--{next(iter(cluster))} is about a Ray cluster: it needs --engine ray")
+    if one_run:
+        given["mode"] = "one-run"
     if engine:
         given["engine"] = cluster or engine
     if token_file is not None:

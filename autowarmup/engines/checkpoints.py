@@ -10,6 +10,10 @@ from typing import IO
 from autowarmup import checked_file
 from autowarmup.errors import StudyError
 
+KEPT = 2
+"""Checkpoints of a trial that are kept: the last one, and the one before it, from which the trial goes on where the
+study was killed before the last segment was stored."""
+
 
 class Checkpoints:
     """The checkpoints of a study's paused trials, in ``folder``, by trial number and optimizer step.
@@ -39,10 +43,12 @@ class Checkpoints:
         Raises:
             StudyError: the file can't be written; the disk is full, for example.
         """
-        path = self._path(number, step)
+        path = self.path(number, step)
         try:
             with checked_file.writing(path) as file:
                 yield file
+            for older in self._of(number)[:-KEPT]:
+                older.unlink(missing_ok=True)
         except OSError as error:
             raise StudyError(
                 f"can't write the checkpoint {path}: {error.strerror}. When that is fixed, make the same call again: "
@@ -52,17 +58,22 @@ class Checkpoints:
     @contextmanager
     def reading(self, number: int, step: int) -> Iterator[IO[bytes] | None]:
         """Opens the checkpoint of trial ``number`` at ``step`` for reading; None where there is no intact one."""
-        with checked_file.reading(self._path(number, step)) as file:
+        with checked_file.reading(self.path(number, step)) as file:
             yield file
 
     def has(self, number: int, step: int) -> bool:
         """Whether there is a checkpoint of trial ``number`` at ``step``; it may be one that is not intact."""
-        return self._path(number, step).exists()
+        return self.path(number, step).exists()
 
     def forget(self, number: int) -> None:
         """Deletes all checkpoints of trial ``number``."""
-        for path in self._folder.glob(f"trial-{number:05d}-*"):
+        for path in self._of(number):
             path.unlink(missing_ok=True)
 
-    def _path(self, number: int, step: int) -> Path:
+    def _of(self, number: int) -> list[Path]:
+        """The files of trial ``number``, in the order of their steps."""
+        return sorted(self._folder.glob(f"trial-{number:05d}-*"))
+
+    def path(self, number: int, step: int) -> Path:
+        """The file of the checkpoint of trial ``number`` at ``step``, which may not be there."""
         return self._folder / f"trial-{number:05d}-{step:09d}.pt"

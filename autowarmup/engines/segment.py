@@ -71,7 +71,8 @@ class ActiveSegment:
         except BaseException:
             self._end()
             raise
-        if self._instability or self._error or segment.until == segment.spec.schedule.horizon:
+        at_end = segment.until == segment.spec.schedule.horizon and not segment.spec.keeps_weights
+        if self._instability or self._error or at_end:
             self._end()
 
     @property
@@ -112,7 +113,7 @@ class PausedTrials:
         spec = segment.spec
         if paused := self._in_memory.pop(spec.number, None):
             return paused
-        return self._task.trial(spec.schedule, spec.seed, monitoring.eval_every, state)
+        return self._task.trial(spec.schedule, spec.seed, monitoring.eval_every, state, spec.climb)
 
     def pause(self, active: ActiveSegment, open_state: OpenState) -> None:
         """Saves the segment's trial, unless it has ended: to the file that ``open_state`` opens, or in memory where it

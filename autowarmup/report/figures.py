@@ -26,12 +26,16 @@ FIGURES: dict[str, Callable[[TuneResult, Traces], Figure]] = {
     "duration": duration,
 }
 """Each figure by its name."""
+OF_ONE_RUN = ("schedules", "loss_curves")
+"""Those of a study in one run, which has nothing to forecast from."""
 
 
 def draw_all(result: TuneResult, traces: Traces) -> dict[str, bytes]:
-    """Every figure as a PNG, by its name."""
+    """The figures as PNGs, by their names."""
     pictures = {}
     for name, draw in FIGURES.items():
+        if result.config.mode == "one-run" and name not in OF_ONE_RUN:
+            continue
         buffer = io.BytesIO()
         draw(result, traces).savefig(buffer, format="png", dpi=160)
         pictures[name] = buffer.getvalue()

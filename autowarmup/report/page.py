@@ -24,6 +24,7 @@ HEADLINES = {
     "leaning": "Leaning: this schedule is expected to be better, which is not shown",
     "tie": "Tie: keep the current schedule",
     "nothing stable": "Nothing stable: no schedule got to the end of its run",
+    "not compared": "One run: its learning rate was found while it trained, and nothing was compared",
 }
 
 
@@ -75,7 +76,7 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
 
     Args:
         result: what the study found.
-        pictures: each figure of :data:`PICTURES` as a PNG.
+        pictures: figures of :data:`PICTURES` as PNGs; those that are missing are left out.
     """
     environment = Environment(
         loader=PackageLoader("autowarmup", "report"),
@@ -103,7 +104,11 @@ def render(result: TuneResult, pictures: Mapping[str, bytes]) -> str:
         uses=[] if result.schedule is None else uses(result.schedule),
         seeds=_seeds(result),
         pairs=_pairs(result),
-        pictures=[(name, _named(picture, objective), _inline(pictures[name])) for name, picture in PICTURES.items()],
+        pictures=[
+            (name, _named(picture, objective), _inline(pictures[name]))
+            for name, picture in PICTURES.items()
+            if name in pictures
+        ],
         instabilities=_instabilities(result),
         failures=[record for record in result.records if record.outcome == "failed"],
         finals=final_losses(result),

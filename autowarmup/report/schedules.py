@@ -26,7 +26,7 @@ POINTS = 1000
 
 def schedules(result: TuneResult, traces: Traces) -> Figure:
     """The schedules tried, each as far as it was trained, coloured by outcome. Those with groups have a line for each,
-    dotted below the highest."""
+    dotted below the highest. Where a warm-up adapted, the line is what was applied."""
     tried = [record for record in searched(result) if record.steps]
     if not tried:
         return notice("No trial got past its first step.")
@@ -34,7 +34,11 @@ def schedules(result: TuneResult, traces: Traces) -> Figure:
     for record in back_to_front(result, tried):
         steps = np.unique(np.linspace(0, record.steps - 1, POINTS).astype(int))
         style = line_style(result, record)
-        axes.plot(steps, [record.schedule.lr_at(int(step)) for step in steps], **style)
+        if record.adapts and record.number in traces:
+            applied = traces[record.number].lr
+            axes.plot(steps, np.where(applied > 0.0, applied, math.nan)[steps], **style)
+        else:
+            axes.plot(steps, [record.schedule.lr_at(int(step)) for step in steps], **style)
         below = [record.schedule.rates_at(int(step)) for step in steps] if record.schedule.groups else []
         for group in record.schedule.groups[:-1]:  # 0 while it is frozen, which a logarithmic scale leaves out
             axes.plot(steps, [rates[group.name] or math.nan for rates in below], **style | BELOW)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,7 @@ MIN_STEPS, MAX_STEPS = 10, 10**9
 MOST_BUDGET = 10**15
 """The largest budget, in optimizer steps."""
 
+Mode = Literal["study", "one-run"]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Steps = Annotated[Whole, Field(ge=MIN_STEPS, le=MAX_STEPS)]
 Budget = Annotated[Whole, Field(ge=1, le=MOST_BUDGET)]
@@ -43,6 +44,7 @@ class TuneConfig(Frozen):
     """The configuration of a study. Two studies with the same configuration are the same study.
 
     Args:
+        mode: ``"study"``, or ``"one-run"``: a single run, whose warm-up adapts while it trains.
         total_steps: optimizer steps of the run that the schedule is for, 10 to 10**9.
         tune_steps: optimizer steps of the runs that the study trains, 10 to ``total_steps``. Left out: ``total_steps``.
             If it is less, the schedule is extrapolated to ``total_steps``.
@@ -70,6 +72,7 @@ class TuneConfig(Frozen):
         task: a description of what is trained; a study of another task is refused.
     """
 
+    mode: Mode = Field(default="study", exclude_if=lambda mode: mode == "study")
     total_steps: Steps
     tune_steps: Steps | None = None
     budget: Budget | None = None
@@ -96,7 +99,11 @@ class TuneConfig(Frozen):
                 f"tune_steps={self.horizon:,} is longer than total_steps={self.total_steps:,}: tune runs of the same "
                 f"length, or shorter ones"
             )
-        if self.budget is not None and self.budget < self.least_budget:
+        if self.mode == "one-run" and self.budget is not None and self.budget < self.horizon:
+            raise ValueError(
+                f"budget={self.budget:,} optimizer steps is too small: the run itself takes {self.horizon:,}"
+            )
+        if self.mode == "study" and self.budget is not None and self.budget < self.least_budget:
             then = "a pair of runs that confirms what it found" if self.confirm_seeds else "one of the current schedule"
             raise ValueError(
                 f"budget={self.budget:,} optimizer steps is too small: with runs of {self.horizon:,} steps a study "
@@ -186,13 +193,16 @@ class TuneConfig(Frozen):
         """Optimizer steps that the whole study may spend. Where ``budget`` is left out, it grows with the trials that
         can run at once, so that a study takes a little more than two lengths of a run: after the probe, the search may
         spend one and a half runs and as many more as there are slots, and then come the pairs; without pairs, the rest
-        of the current schedule's run. Most studies spend far less on these.
+        of the current schedule's run. Most studies spend far less on these. For one run it is two, in case that the
+        first becomes unstable.
 
         Args:
             slots: how many trials can run at once when the study begins, >= 1.
         """
         if self.budget is not None:
             return self.budget
+        if self.mode == "one-run":
+            return 2 * self.horizon
         return self._default_search(slots) + self._most_pairs(slots)
 
     def search_budgets_with(self, slots: int) -> tuple[int, int]:

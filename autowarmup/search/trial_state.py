@@ -37,7 +37,8 @@ class TrialState:
 
     @property
     def schedule(self) -> Schedule:
-        return self.spec.schedule
+        """The schedule that it trains with; of a warm-up that adapts, the nearest one so far."""
+        return self.spec.as_applied(self.trace.lr.tolist()).schedule
 
     @property
     def end(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
+from autowarmup.adaptive.climb import ClimbSettings
 from autowarmup.instability import Instability
 from autowarmup.schedule import Schedule
 from autowarmup.training.trace import Trace
@@ -29,7 +31,9 @@ class TrialSpec(Frozen):
         candidate: the number of its schedule in the study; trials of one schedule under several seeds share it.
         role: why it runs.
         seed: fixes its initial weights, its batches and its dropout.
-        schedule: the schedule that it trains with.
+        schedule: the schedule that it trains with; of a trial whose warm-up adapts, see :meth:`as_applied`.
+        climb: the settings of a warm-up that adapts; None where the schedule is known beforehand.
+        keeps_weights: whether its checkpoint is kept when it has got to its horizon.
         stop_only_on_nonfinite: end it early only where its loss or its gradient is not finite. Other instabilities are
             then recorded only, so that a false alarm of a detector can't make a baseline lose.
         params: the parameters of the search space that make up a proposal; empty for other roles.
@@ -40,8 +44,15 @@ class TrialSpec(Frozen):
     role: Role
     seed: int
     schedule: Schedule
+    climb: ClimbSettings | None = Field(default=None, exclude_if=lambda climb: climb is None)
+    keeps_weights: bool = Field(default=False, exclude_if=lambda keeps: not keeps)
     stop_only_on_nonfinite: bool = False
     params: dict[str, float | str] = Field(default_factory=dict)
+
+    def as_applied(self, lrs: Sequence[float]) -> Self:
+        """The trial with the schedule that it has applied: where its warm-up adapts, the nearest one to the learning
+        rates of its steps so far."""
+        return self if self.climb is None else self.model_copy(update={"schedule": self.climb.schedule_of(lrs)})
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ class Verdict(Frozen):
 
     *tuned*: fresh seeds show that the searched schedule is better than the current one. *leaning*: it is expected to be
     better, which is not shown. *tie*: there is no difference that matters; ``schedule`` is the current one. *nothing
-    stable*: no schedule got to its horizon.
+    stable*: no schedule got to its horizon. *not compared*: there was one run, whose warm-up adapted; ``schedule`` is
+    the nearest to what it applied.
 
     Args:
         kind: one of these.
@@ -111,7 +112,7 @@ class Verdict(Frozen):
         message: the findings in a few sentences.
     """
 
-    kind: Literal["tuned", "leaning", "tie", "nothing stable"]
+    kind: Literal["tuned", "leaning", "tie", "nothing stable", "not compared"]
     candidate: int | None
     schedule: Schedule | None
     searched: Schedule | None = None

@@ -17,6 +17,7 @@ from typing import Any
 from autowarmup.engines.base import Engine
 from autowarmup.errors import StudyError, StudyMismatchError, TaskFailedError
 from autowarmup.search.config import TuneConfig
+from autowarmup.search.one_run import OneRun
 from autowarmup.search.search import Search
 from autowarmup.study.exchanges import gain_of
 from autowarmup.study.execution import carry_out
@@ -79,7 +80,7 @@ def conduct(store: StudyStore, config: TuneConfig, engine: Engine, progress: Pro
         TaskFailedError: trials failed in a way that no schedule explains. Their last segments are not kept: the next
             call runs them again.
     """
-    search = Search(config, slots=_slots_at_start(store, engine))
+    search = OneRun(config) if config.mode == "one-run" else Search(config, slots=_slots_at_start(store, engine))
     store.set_meta("budget", search.budget)
     progress.started(config, store.folder, search.budget)
     finished_at, stored = store.meta("finished_at"), store.segment_count()

@@ -7,8 +7,10 @@ from collections import deque
 from autowarmup.engines.base import Engine, Segment
 from autowarmup.errors import StudyError
 from autowarmup.search.decisions import Arrival, Conclusion, Decisions, Finish, Start, Wait
+from autowarmup.search.trials import TrialSpec
 from autowarmup.study.progress import Progress
 from autowarmup.study.store import StudyStore
+from autowarmup.study.weights import keep_weights
 from autowarmup.training.trace import Outcome, Trace
 
 
@@ -58,12 +60,15 @@ class _Execution:
         self._live = False  # whether it has gone beyond what the store had
         self._started: dict[int, Start] = {}  # by trial: the segments that haven't arrived
         self._traces: dict[int, Trace] = {}  # by trial: what it has recorded
+        self._kept: dict[int, TrialSpec] = {}  # by trial: those whose weights are kept
         self._failures: list[tuple[Arrival, int]] = []  # with their positions: those that are not stored yet
 
     def start(self, decision: Start) -> None:
         """Begins a segment; while the store is replayed, only notes that it was begun."""
         self.store_failures()
         self._store.add_trial(decision.spec)
+        if decision.spec.keeps_weights:
+            self._kept[decision.spec.number] = decision.spec
         self._started[decision.spec.number] = decision
         if self._live:
             self._begin(decision)
@@ -72,6 +77,8 @@ class _Execution:
         """Ends a trial."""
         self.store_failures()
         self._store.finish(number, outcome)
+        if outcome == "completed" and number in self._kept:
+            keep_weights(self._store.folder, self._kept[number])
         self._engine.release(number)
         self._traces.pop(number, None)
         self._progress.finished(number, outcome)

@@ -15,7 +15,7 @@ EARLY = {LOCK, "request.json", "current.json", "leases.jsonl", "service.log"}
 FILES = {
     *(f"{store}{suffix}" for store in (STORE, "mlflow.db") for suffix in ("", "-wal", "-shm", "-journal")),
     *EARLY,
-    *("command.json", "checkpoints", "result.json", "schedule.json", "report.html", "figures"),
+    *("command.json", "checkpoints", "trained.pt", "result.json", "schedule.json", "report.html", "figures"),
     *("mlflow.log", "mlflow.lock", "mlartifacts"),
 }
 """The names of what a study writes."""

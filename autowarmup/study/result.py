@@ -21,6 +21,7 @@ from autowarmup.search.verdict import Verdict
 from autowarmup.study.folder import write_file
 from autowarmup.study.gain import Gain
 from autowarmup.study.store import StoredTrial, StudyStore
+from autowarmup.study.weights import TRAINED
 from autowarmup.training.trace import Outcome, Trace
 from autowarmup.values import Frozen, explain
 
@@ -42,7 +43,8 @@ class TrialRecord(Frozen):
         candidate: the number of its schedule in the study.
         role: why it ran.
         seed: its seed.
-        schedule: the schedule that it trained with.
+        schedule: the schedule that it trained with; where its warm-up adapted, the nearest one.
+        adapts: whether its warm-up adapted.
         outcome: how it ended.
         steps: optimizer steps that it trained.
         val_loss: its last validation loss with the raw weights; None where there is none, or it is not finite.
@@ -62,6 +64,7 @@ class TrialRecord(Frozen):
     role: Role
     seed: int
     schedule: Schedule
+    adapts: bool = False
     outcome: Outcome
     steps: int
     val_loss: float | None
@@ -86,6 +89,7 @@ class TrialRecord(Frozen):
             role=trial.spec.role,
             seed=trial.spec.seed,
             schedule=trial.spec.schedule,
+            adapts=trial.spec.climb is not None,
             outcome=trial.outcome or "pruned",
             steps=len(trial.trace),
             val_loss=_finite(last.val_loss) if last else None,
@@ -126,7 +130,7 @@ class TuneResult(Frozen):
     """The result of a study.
 
     Args:
-        verdict: *tuned*, *leaning*, *tie* or *nothing stable*, with the paired comparisons behind it.
+        verdict: *tuned*, *leaning*, *tie*, *nothing stable* or *not compared*, with the paired comparisons behind it.
         records: all trials in summary, in order of their numbers.
         peak_range: the range of peaks that was searched, as given or as measured by the probe.
         config: the study's configuration.
@@ -157,6 +161,13 @@ class TuneResult(Frozen):
         if tuned is None or config.horizon == config.total_steps:
             return None
         return extrapolated(tuned, config.total_steps)
+
+    @property
+    def trained(self) -> Path | None:
+        """The trained model of a study in one run: a file for ``torch.load``, with the model's state dict as
+        ``"model"``. None where there is none, as with a training loop of your own."""
+        file = Path(self.study) / TRAINED
+        return file if file.exists() else None
 
     @property
     def cost(self) -> Cost:
@@ -241,6 +252,8 @@ class TuneResult(Frozen):
         for record in self.records:
             if record.error is not None:
                 lines.append(f"  trial {record.number} failed: {record.error.strip().splitlines()[-1]}")
+        if self.trained:
+            lines.append(f"trained model: {self.trained}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join([*lines, *self._costs()])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.search.trials import COMPARED, SegmentResult, TrialSpec
@@ -93,7 +93,7 @@ class Standing:
         if outcome == "unstable":
             self._unstable_steps += trial.steps
         if outcome == "completed" and trial.comparable and trial.loss is not None:
-            found = Best(trial.loss, trial.spec, self._objective)
+            found = Best(trial.loss, trial.spec.as_applied(trial.lrs), self._objective)
             self.best = found if self.best is None else min(self.best, found, key=lambda best: best.loss)
         return f"trial {number} ({trial.spec.role}) {outcome}{trial.details(outcome)}"
 
@@ -129,6 +129,7 @@ class Standing:
         self._steps += len(trace)
         trial = self._open.setdefault(spec.number, _OpenTrial(spec, self._objective))
         trial.steps += len(trace)
+        trial.lrs += trace.lr.tolist()
         if trace.evaluations:
             value = self._objective.of(trace.evaluations[-1])
             trial.loss = None if math.isnan(value) else value
@@ -139,6 +140,7 @@ class _OpenTrial:
     spec: TrialSpec
     objective: Objective
     steps: int = 0
+    lrs: list[float] = field(default_factory=list)
     loss: float | None = None
     reason: str = ""
 

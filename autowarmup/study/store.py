@@ -18,6 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+import numpy as np
+
 from autowarmup.errors import StudyError
 from autowarmup.instability import Instability
 from autowarmup.search.trials import SegmentResult, TrialSpec
@@ -67,7 +69,7 @@ class StoredTrial:
     """A trial as it is stored.
 
     Args:
-        spec: the trial as it was decided.
+        spec: the trial as it was decided; where its warm-up adapts, with the nearest schedule so far.
         outcome: how it ended; None while it may go on.
         segments: the results of its segments, in order.
         objective: what it is judged by.
@@ -320,7 +322,8 @@ class StudyStore:
         segments = tuple(self._segments("WHERE number = ?", (number,)))
         if any(one.trace.end != following.trace.start for one, following in pairwise(segments)):
             raise StudyError(f"{self.path} can't be read as a study: trial {number} lacks a part")
-        return StoredTrial(TrialSpec.model_validate_json(spec), outcome, segments, objective)
+        lrs = np.concatenate([[], *(segment.trace.lr for segment in segments)]).tolist()
+        return StoredTrial(TrialSpec.model_validate_json(spec).as_applied(lrs), outcome, segments, objective)
 
     @_reads
     def numbers(self) -> list[int]:

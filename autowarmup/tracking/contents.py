@@ -50,14 +50,14 @@ def key(name: str) -> str:
 
 
 def trial_params(trial: StoredTrial) -> dict[str, Any]:
-    """A trial's parameters: its number, why it ran, and its schedule; the last two are for MLflow's charts, which have
-    no logarithmic axis."""
+    """A trial's parameters: its number, why it ran, and its schedule, which is known at its end where its warm-up
+    adapts. The last two are for MLflow's charts, which have no logarithmic axis."""
     spec, schedule = trial.spec, trial.spec.schedule
+    known = {"trial": spec.number, "role": spec.role, "candidate": spec.candidate, "seed": spec.seed}
+    if spec.climb is not None and trial.outcome is None:
+        return known
     return {
-        "trial": spec.number,
-        "role": spec.role,
-        "candidate": spec.candidate,
-        "seed": spec.seed,
+        **known,
         **schedule_params(schedule),
         "warmup_share": round(schedule.duration / schedule.horizon, 4),
         "log10_peak": round(math.log10(schedule.peak), 3),

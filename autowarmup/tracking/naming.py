@@ -53,7 +53,8 @@ def run_name(trial: TrialOverview, lineup: Lineup) -> str:
         return _probe_name(trial)
     part = {lineup.current: "current", lineup.tuned: "tuned"}.get(spec.candidate, "")
     seed = f"seed {lineup.seeds.index(spec.seed) + 1}" if spec.role == "confirmation" else ""
-    words = (_ending(trial), ", ".join(filter(None, (part, seed))), _schedule_name(spec.schedule))
+    schedule = _schedule_name(spec.schedule) if spec.climb is None else "adapts"
+    words = (_ending(trial), ", ".join(filter(None, (part, seed))), schedule)
     return ": ".join(filter(None, words))
 
 

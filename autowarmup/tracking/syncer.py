@@ -209,7 +209,7 @@ class Syncer:
         self, client: MlflowClient, experiment: Experiment, seen: Sequence[TrialOverview], trials: Sequence[StoredTrial]
     ) -> None:
         study, name, created = (self.store.meta(key) for key in ("id", "name", "created_at"))
-        peaks = [trial.spec.schedule.peak for trial in seen if trial.spec.role != "probe"]
+        peaks = [trial.spec.schedule.peak for trial in trials or seen if trial.spec.role != "probe"]
         finals = {final[0] for trial in trials if (final := metrics.final_loss(trial))}
         ranking = finals.pop() if len(finals) == 1 else "final_val_loss"
         ascending = all(trial.objective.direction == "minimize" for trial in trials)

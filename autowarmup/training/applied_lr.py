@@ -15,7 +15,9 @@ from autowarmup.schedule.step_rates import on_each_step
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
+    from autowarmup.adaptive.scheduler import AdaptiveWarmup
     from autowarmup.schedule.torch_scheduler import ScheduleLR
 
 MIN_STEPS = 10
@@ -42,20 +44,21 @@ class AppliedLR:
         self._asked = self._asked_before = -1
         self._jumps = 0
 
-    def asked(self, step: int, *, by_group: bool = False) -> None:
-        """The loop asked for the learning rate of a step, or for that of each group."""
+    def asked(self, step: int | None = None, *, by_group: bool = False) -> None:
+        """The loop asked for the learning rate of a step, or of all steps; or for that of each group."""
         self.used = True
         self.used_by_group |= by_group
-        if step < self.schedule.horizon:
+        if step is not None and step < self.schedule.horizon:
             self._asked = step
 
-    def scheduled(self, optimizer: Optimizer, scheduler: ScheduleLR) -> None:
-        """The loop made a scheduler for an optimizer.
+    def scheduler(self, optimizer: Optimizer, last_step: int, base_lr: float | None) -> LRScheduler:
+        """What the loop gets to apply the schedule to an optimizer.
 
         Raises:
             InputError: it made one for another optimizer before, and both would get the same learning rate although
                 they have different ones.
         """
+        scheduler = self.schedule.scheduler(optimizer, last_step, base_lr)
         self.used = self.used_by_group = True
         bases = sorted({known.base_lr for known in (*self._schedulers, scheduler)})
         if not math.isclose(bases[0], bases[-1]):
@@ -66,6 +69,7 @@ class AppliedLR:
             )
         self._schedulers.append(scheduler)
         on_each_step(optimizer, partial(self._observe, scheduler))
+        return scheduler
 
     def of_step(self, step: int, reported: float | None) -> float:
         """The learning rate of a step that the loop reports: the one that its optimizers applied, or else the one that
@@ -101,7 +105,7 @@ class AppliedLR:
         self._check_asked(step)
         return self.schedule.lr_at(step)
 
-    def _observe(self, scheduler: ScheduleLR, rates: list[float]) -> None:
+    def _observe(self, scheduler: ScheduleLR | AdaptiveWarmup, rates: list[float]) -> None:
         """Called before each step of an optimizer. Without groups one learning rate tells of all."""
         if self.schedule.groups:
             named = zip(scheduler.optimizer.param_groups, scheduler.ratios, rates, strict=False)
@@ -186,19 +190,17 @@ class RunSchedule(Schedule):
 
     def curve(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """See :meth:`Schedule.curve`."""
-        self._observer.used = True
+        self._observer.asked()
         return self._observer.schedule.curve()
 
     def curves(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         """See :meth:`Schedule.curves`."""
-        self._observer.used = self._observer.used_by_group = True
+        self._observer.asked(by_group=True)
         return self._observer.schedule.curves()
 
-    def scheduler(self, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None) -> ScheduleLR:
+    def scheduler(self, optimizer: Optimizer, last_step: int = -1, base_lr: float | None = None) -> Any:
         """See :meth:`Schedule.scheduler`."""
-        scheduler = self._observer.schedule.scheduler(optimizer, last_step, base_lr)
-        self._observer.scheduled(optimizer, scheduler)
-        return scheduler
+        return self._observer.scheduler(optimizer, last_step, base_lr)
 
     def describe(self) -> str:
         """See :meth:`Schedule.describe`."""

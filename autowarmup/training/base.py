@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from autowarmup.adaptive.climb import ClimbSettings
 from autowarmup.schedule import Schedule
 from autowarmup.schedule.groups import Patterns
 from autowarmup.training.trace import Trace
@@ -65,7 +66,7 @@ class Task(Protocol):
     def describe(self) -> dict[str, Any]:
         """What is trained, as plain values; a study of another description is another study."""
 
-    def check(self, schedule: Schedule, seed: int) -> None:
+    def check(self, schedule: Schedule, seed: int, climb: ClimbSettings | None = None) -> None:
         """Checks what only a run's first steps show; may make a few.
 
         Raises:
@@ -75,5 +76,13 @@ class Task(Protocol):
     def join(self, group: Group) -> None:
         """Tells the task that this process is one of several that train each trial together."""
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> RunningTrial:
-        """A trial at its start, or where ``state`` left it."""
+    def trial(
+        self,
+        schedule: Schedule,
+        seed: int,
+        eval_every: int,
+        state: IO[bytes] | None,
+        climb: ClimbSettings | None = None,
+    ) -> RunningTrial:
+        """A trial at its start, or where ``state`` left it. With ``climb`` its warm-up adapts, and the schedule says
+        how long it is."""

@@ -11,10 +11,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from autowarmup.adaptive.climb import ClimbSettings
 from autowarmup.errors import InputError
 from autowarmup.schedule.groups import Patterns
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.seeds import derive_seed
+from autowarmup.training.adapted_lr import AdaptedLR
 from autowarmup.training.applied_lr import AppliedLR, RunSchedule
 from autowarmup.training.base import OpenState
 from autowarmup.training.channel import Channel, End
@@ -47,13 +49,16 @@ class LoopRun:
             With several optimizers, make a scheduler for each: ``schedule.scheduler(optimizer, base_lr=...)`` with the
             highest learning rate of them all. Where the study has groups, some trials' schedules have them: make the
             optimizer with ``schedule.parameter_groups(model)``, and call ``schedule.freeze(model, step)`` before each
-            step; both also do for schedules without groups.
+            step; both also do for schedules without groups. In a run whose warm-up adapts, the scheduler decides each
+        step's learning rate while the run trains: it has to be stepped after each optimizer step, and ``lr_at`` raises.
         total_steps: the horizon, optimizer steps.
         seed: the seed for initial weights and batches: trials with the same seed must see the same ones.
     """
 
-    def __init__(self, schedule: Schedule, seed: int, eval_every: int, channel: Channel) -> None:
-        self._applied_lr = AppliedLR(schedule)
+    def __init__(
+        self, schedule: Schedule, seed: int, eval_every: int, channel: Channel, climb: ClimbSettings | None = None
+    ) -> None:
+        self._applied_lr = AppliedLR(schedule) if climb is None else AdaptedLR(schedule, climb)
         self.schedule: Schedule = RunSchedule.observed(self._applied_lr)
         self.total_steps, self.seed = schedule.horizon, seed
         self._eval_every, self._channel = eval_every, channel
@@ -192,7 +197,7 @@ class LoopTask:
         self.group = Group()
         self._description = train_fn.description if isinstance(train_fn, DescribedLoop) else _described(train_fn)
 
-    def check(self, schedule: Schedule, seed: int) -> None:
+    def check(self, schedule: Schedule, seed: int, climb: ClimbSettings | None = None) -> None:
         """Runs the loop's first two steps three times, twice under one seed and once under another.
 
         What the loop itself raises is left to the study, which shows it as a failed trial's.
@@ -200,7 +205,7 @@ class LoopTask:
         Raises:
             InputError: the first losses under one seed differ, or the schedule isn't applied.
         """
-        first, again, other = (self._first_loss(schedule, chosen) for chosen in (seed, seed, (seed + 1) % 2**32))
+        first, again, other = (self._first_loss(schedule, chosen, climb) for chosen in (seed, seed, (seed + 1) % 2**32))
         if first is None or again is None:
             return
         if not _same_loss(first, again):
@@ -224,13 +229,20 @@ class LoopTask:
         """Tells the task that this process is one of several that run the loop together."""
         self.group = group
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> LoopTrial:
-        """A trial at its start."""
-        return LoopTrial(self, schedule, seed, eval_every)
+    def trial(
+        self,
+        schedule: Schedule,
+        seed: int,
+        eval_every: int,
+        state: IO[bytes] | None,
+        climb: ClimbSettings | None = None,
+    ) -> LoopTrial:
+        """A trial at its start. With ``climb`` its warm-up adapts."""
+        return LoopTrial(self, schedule, seed, eval_every, climb)
 
-    def _first_loss(self, schedule: Schedule, seed: int) -> float | None:
+    def _first_loss(self, schedule: Schedule, seed: int, climb: ClimbSettings | None) -> float | None:
         """The loss of the first step; None where the loop raised."""
-        trial = self.trial(schedule, seed, schedule.horizon, None)
+        trial = self.trial(schedule, seed, schedule.horizon, None, climb)
         try:
             return float(next(trial.run(1)).loss[0])
         except InputError:
@@ -244,7 +256,9 @@ class LoopTask:
 class LoopTrial:
     """One run of the user's loop."""
 
-    def __init__(self, task: LoopTask, schedule: Schedule, seed: int, eval_every: int) -> None:
+    def __init__(
+        self, task: LoopTask, schedule: Schedule, seed: int, eval_every: int, climb: ClimbSettings | None = None
+    ) -> None:
         self.step = 0
         self.schedule = schedule
         self._interrupted = False
@@ -252,7 +266,7 @@ class LoopTrial:
         self._random = Stream(derive_seed(seed, "training"), best_device())
         self._channel = Channel()
         self._ended = False
-        run = LoopRun(schedule, seed, eval_every, self._channel)
+        run = LoopRun(schedule, seed, eval_every, self._channel, climb)
         self._thread = threading.Thread(target=_work, args=(task.train_fn, run, self._channel), daemon=True)
 
     def run(self, until: int) -> Iterator[Trace]:

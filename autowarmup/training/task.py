@@ -11,6 +11,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from autowarmup.adaptive.climb import ClimbSettings
 from autowarmup.errors import AutowarmupError, InputError
 from autowarmup.schedule import Schedule
 from autowarmup.schedule.groups import Patterns
@@ -181,11 +182,18 @@ class ModelTask:
             group.share(next(self.recipe.data.train.passes(0)))
         self.recipe.group = group
 
-    def trial(self, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None) -> ModelTrial:
-        """A trial at its start, or where ``state`` left it."""
-        return ModelTrial(self.recipe, schedule, seed, eval_every, state)
+    def trial(
+        self,
+        schedule: Schedule,
+        seed: int,
+        eval_every: int,
+        state: IO[bytes] | None,
+        climb: ClimbSettings | None = None,
+    ) -> ModelTrial:
+        """A trial at its start, or where ``state`` left it. With ``climb`` its warm-up adapts."""
+        return ModelTrial(self.recipe, schedule, seed, eval_every, state, climb)
 
-    def check(self, schedule: Schedule, seed: int) -> None:
+    def check(self, schedule: Schedule, seed: int, climb: ClimbSettings | None = None) -> None:
         """Nothing to do: all was checked on construction."""
 
     def describe(self) -> dict[str, Any]:

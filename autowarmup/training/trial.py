@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autowarmup.adaptive.climb import ClimbSettings
+from autowarmup.adaptive.measured import MeasuredClimb
 from autowarmup.errors import InputError
 from autowarmup.schedule.freezing import Freezing
 from autowarmup.schedule.schedule import Schedule
@@ -41,10 +43,17 @@ class ModelTrial:
         seed: fixes initial weights, batches and dropout: trials of one seed differ in their schedule alone.
         eval_every: optimizer steps between validations; the horizon's end validates too.
         state: what :meth:`save` wrote, to go on from.
+        climb: of a warm-up that adapts, its settings; the schedule then says how long the run is, and no more.
     """
 
     def __init__(
-        self, recipe: Recipe, schedule: Schedule, seed: int, eval_every: int, state: IO[bytes] | None = None
+        self,
+        recipe: Recipe,
+        schedule: Schedule,
+        seed: int,
+        eval_every: int,
+        state: IO[bytes] | None = None,
+        climb: ClimbSettings | None = None,
     ) -> None:
         self.recipe, self.schedule, self.eval_every = recipe, schedule, eval_every
         self.step = 0
@@ -57,6 +66,7 @@ class ModelTrial:
         self._groups = groups_of(self._optimizers)
         self._ratios = lr_ratios([float(group["lr"]) for group in self._groups])
         self._parameters = [parameter for group in self._groups for parameter in group["params"]]
+        self._climb = None if climb is None else MeasuredClimb(climb, self._optimizers)
         self._freezing = Freezing(self._model, self._by_name()) if schedule.groups else None
         self._average = AveragedWeights(self._model)
         self._broken = (torch.tensor(math.nan, device=recipe.device),) * 2
@@ -112,6 +122,8 @@ class ModelTrial:
             norms.append(step[1])
             self.step += 1
             self._average.update(self.step)
+            if self._climb is not None:
+                self._climb.advance()
             if step is self._broken:
                 break
         return self._fetched(start, lrs, losses, norms)
@@ -167,6 +179,7 @@ class ModelTrial:
             "average": self._average.weights,
             "scaler": self._scaler.state_dict(),
             "random": self._group.all(portable(self._random.state)),
+            "climb": None if self._climb is None else self._climb.state(),
         }
         with open_state() as file:
             torch.save(state, cast(IO[bytes], file))
@@ -186,12 +199,14 @@ class ModelTrial:
         self._groups = groups_of(self._optimizers)
         self._average.load(state["average"])
         self._scaler.load_state_dict(state["scaler"])
+        if self._climb is not None:
+            self._climb.load(state["climb"])
         if self._group.rank < len(state["random"]):
             self._random.state = usable(state["random"][self._group.rank])
 
     def _apply_lr(self) -> float:
         """Sets all groups' learning rates for the next step; returns the highest."""
-        lr = self.schedule.lr_at(self.step)
+        lr = self.schedule.lr_at(self.step) if self._climb is None else self._climb.lr
         rates = self.schedule.rates_at(self.step) if self.schedule.groups else {}
         for group, ratio in zip(self._groups, self._ratios, strict=True):
             set_lr(group, (rates[group["name"]] if rates else lr) * ratio)
