@@ -104,7 +104,7 @@ class ClimbSettings(Frozen):
         Example:
             >>> settings = ClimbSettings(total_steps=100, longest=20, first_lr=1e-3)
             >>> settings.schedule_of([1e-3, 2e-3, 4e-3]).describe()
-            'peak 0.004, exponential warm-up over 2 steps (2%), linear decay to 0 at step 100'
+            'peak 0.004, exponential warm-up over 2 steps (2%) from 0.25 x peak, linear decay to 0 at step 100'
         """
         climbed = _without_gaps(lrs[: self.longest_steps + 1], self.first_lr)
         if not climbed:
