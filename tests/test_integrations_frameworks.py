@@ -129,6 +129,22 @@ def test_all_ways_to_train_the_same_find_the_same(tmp_path: Path) -> None:
                 )
 
 
+def test_one_run_adapts_alike_in_all_ways(tmp_path: Path) -> None:
+    by_trainer = through_trainer(tmp_path, optimizers=optimizers)
+    ways = {
+        "trainer": by_trainer,
+        "lightning": through_lightning() | {"current": by_trainer["current"]},
+        "model": {"model_fn": Net, "data": loaders(), "optimizer": adamw, "clip_norm": 1.0, "device": "cpu"}
+        | {"total_steps": 40, "current": by_trainer["current"]},
+    }
+    results = {name: tuned(arguments, tmp_path / name, mode="one-run") for name, arguments in ways.items()}
+    expected = results.pop("model").trace(0)
+    for result in results.values():
+        assert result.verdict.kind == "not compared"
+        assert result.trace(0).lr == pytest.approx(expected.lr, rel=1e-6)
+        assert result.trace(0).loss == pytest.approx(expected.loss, rel=1e-5)
+
+
 # --- The schedule of today ----------------------------------------------------------------------------------
 
 
