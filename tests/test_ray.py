@@ -80,6 +80,17 @@ def test_a_node_dies_another_joins_and_the_result_is_the_local_one(
 
 
 @pytest.mark.slow
+def test_one_run_of_two_processes_adapts_as_one_process_does(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Sums are rounded in another order, so a slope that is about 0 may have another sign."""
+    alone = autotune(**settings(mode="one-run", study=tmp_path / "alone"))
+    one = autotune(**settings(mode="one-run", study=tmp_path / "one", engine="ray"))
+    two = autotune(**settings(mode="one-run", study=tmp_path / "two", engine=RaySettings(processes=2)))
+    assert one.trace(0).to_bytes() == alone.trace(0).to_bytes()
+    assert two.trace(0).lr == pytest.approx(alone.trace(0).lr, rel=1e-6)
+    assert two.trained is not None
+
+
+@pytest.mark.slow
 def test_trials_share_what_nodes_have(cluster: LocalCluster, reference: dict[str, Any], tmp_path: Path) -> None:
     workers = MaxWorkers(cluster)
     engine = RaySettings(cpus=0, gpus=0.5, resources={"licence": 0.25})
