@@ -82,7 +82,6 @@ class TuneConfig(Frozen):
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=lambda groups: not groups)
     current_peak: Rate
     beta2: Beta2 = 0.999
-    adaptive: bool = Field(default=False, exclude_if=lambda adaptive: not adaptive)
     confirm_seeds: ConfirmSeeds = 4
     margin: Margin = 0.005
     cohort: Cohort | None = None

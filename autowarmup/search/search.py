@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Generator
 from typing import ClassVar, TypeVar
 
-from autowarmup.adaptive.climb import FIRST, ClimbSettings
 from autowarmup.errors import TaskFailedError
 from autowarmup.schedule import Schedule
 from autowarmup.schedule.ranges import PeakRange
@@ -80,7 +79,6 @@ class Search:
         self._probe: TrialState | None = None
         self._current: TrialState | None = None
         self._exploration: Exploration | None = None
-        self._adaptive: TrialState | None = None
         self._explored = False
         self._confirmation: Confirmation | None = None
         self._gentler: Challenger | None = None
@@ -134,11 +132,7 @@ class Search:
             return None
         if self._exploration is None:
             self._exploration = self._begin_exploration()
-        if self.config.adaptive and self._adaptive is None:
-            climb = self._climb()
-            self._adaptive = self._new(climb.schedule_of([]), "proposal", self.config.seed, climb=climb)
-            return self._adaptive, self.config.rungs[min(1, len(self.config.rungs) - 1)]
-        trials = [trial for trial in self._on_search_seed if trial is not self._adaptive or trial.end]
+        trials = self._on_search_seed
         running = [trial for trial in trials if trial.spec.number in self._running]
         left, left_at_most = (budget - self._committed for budget in self._search_budgets)
         choice = self._exploration.choose(trials, running, left, left_at_most)
@@ -166,17 +160,7 @@ class Search:
         config = self.config
         first = config.rungs[0]
         affordable = (self._search_budgets[1] - config.probe_steps - config.horizon) // first
-        return max(2, min(self.slots - 1, affordable)) - config.adaptive
-
-    def _climb(self) -> ClimbSettings:
-        config, space = self.config, self.config.space
-        return ClimbSettings(
-            total_steps=config.horizon,
-            first_lr=FIRST * min(config.current_peak, self._expected_peak()),
-            peak=self.peaks.high,
-            decay="linear" if "linear" in space.decay else space.decay[0],
-            final_factor=space.final_factor.low,
-        )
+        return max(2, min(self.slots - 1, affordable))
 
     def _confirming_stage(self) -> Stage | None:
         """The next run of the pairs. Where nothing was found that could beat the current schedule, this goes on."""
@@ -290,7 +274,6 @@ class Search:
         *,
         stop_only_on_nonfinite: bool = False,
         params: dict[str, float | str] | None = None,
-        climb: ClimbSettings | None = None,
     ) -> TrialState:
         spec = TrialSpec(
             number=len(self._trials),
@@ -298,7 +281,6 @@ class Search:
             role=role,
             seed=seed,
             schedule=schedule,
-            climb=climb,
             stop_only_on_nonfinite=stop_only_on_nonfinite,
             params=params or {},
         )

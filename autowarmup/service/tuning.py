@@ -70,8 +70,8 @@ def name_of(folder: Path) -> str:
 
 
 def request_of(config: TuneConfig) -> StudyRequest:
-    """What asks a service for a study of this configuration."""
-    return StudyRequest(**dict(config))
+    """What asks a service for a study of this configuration; a service has no other mode."""
+    return StudyRequest(**{name: value for name, value in config if name != "mode"})
 
 
 def _begun(client: ServiceClient, name: str, config: TuneConfig) -> StudyDetails:
