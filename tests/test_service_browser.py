@@ -131,7 +131,7 @@ def follows_a_guarded_run(browser: Any, client: httpx.Client) -> None:
     assert client.post(address, json={"events": []}).status_code == 204
     wait_until(lambda: "the run has begun" in text(browser, "runs"), 20)
     skipped = Event(
-        step=1_240, began=1_240, action="skip", applied=True, reason="outlier", lr=0.02, factor=1.0,
+        step=240, began=240, action="skip", applied=True, reason="outlier", lr=0.02, factor=1.0,
         message="the loss of this batch is 3.174, expected 0.2921", evidence={},
     )  # fmt: skip
     assert client.post(address, json={"events": [skipped.model_dump()]}).status_code == 204

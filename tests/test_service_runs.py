@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 from autowarmup import EventSender, Guard, Schedule
-from autowarmup.cli.watch import watch
+from autowarmup.cli.program import cli
 from autowarmup.errors import InputError
 from autowarmup.guard.events import Event
 from autowarmup.service import runs
@@ -274,11 +274,12 @@ def test_watch_sends_what_a_record_has(client: httpx.Client, tmp_path: Path) -> 
     events = train(None, record)
     sent = ["--service", str(client.base_url), "--study", "watched", "--run-name", "night"]
     for options in (sent, [*sent, "--follow", "--json"]):
-        done = CliRunner().invoke(watch, [str(record), *options], standalone_mode=False)
-        assert done.exception is None, done.output
+        done = CliRunner().invoke(cli, ["watch", str(record), *options])
+        assert done.exit_code == 0, done.output
         assert events_of(client, "watched", "night") == events
-    refused = CliRunner().invoke(watch, [str(record), *sent[:2]])
-    assert "--service needs the --study there, and a --run-name for the run" in refused.output
+    for options in (sent[:2], sent[2:]):
+        refused = CliRunner().invoke(cli, ["watch", str(record), *options])
+        assert "--service goes with --study and --run-name" in refused.output
 
 
 def test_a_full_disk_is_no_loss(disk: Any, tmp_path: Path) -> None:

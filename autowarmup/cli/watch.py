@@ -74,19 +74,19 @@ def watch(
 
     if mlflow and not (mlflow_run or run.startswith(MLFLOW_RUN)):
         raise click.UsageError("--mlflow goes with mlflow:RUN_ID or with --mlflow-run")
+    if any((service, study, run_name, token_file, ca)) and not all((service, study, run_name)):
+        raise click.UsageError("--service goes with --study and --run-name; --token-file and --ca go with --service")
     source = _source(run, loss, mlflow)
     entries = source.fresh()
     watched = Watch(steps or source.total)
     watched.take(entries)
+    if follow and watched.begin is None and not (steps or source.total):
+        raise click.UsageError(f"--follow {printable(source.name)}: its length isn't known; pass --steps N")
     with ExitStack() as stack:
         telling: list[Tell] = [] if as_json else [_say]
-        if service:
-            if not (study and run_name):
-                raise click.UsageError("--service needs the --study there, and a --run-name for the run")
+        if service and study and run_name:
             telling.append(_sending(stack, service, study, run_name, token_file, ca))
         if follow:
-            if watched.begin is None and not (steps or source.total):
-                raise click.UsageError(f"--follow {printable(source.name)}: its length isn't known; pass --steps N")
             _follow(source, watched, telling)
         else:
             for tell in telling:

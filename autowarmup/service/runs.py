@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -61,15 +62,11 @@ class GuardedRuns:
             now = time.time()
             entries = [RunEntry(run=run, received_at=now, event=event) for event in unknown.values()]
             if entries:
-                self._file.append(entries)
-                self._file.close()
+                with closing(self._file):
+                    self._file.append(entries)
                 self.entries += entries
                 self._known |= unknown.keys()
             return bool(entries)
-
-    def names(self) -> list[str]:
-        """The runs, in the order in which they began."""
-        return list(dict.fromkeys(entry.run for entry in self.entries))
 
     def events(self, run: str) -> list[RunEvent]:
         """The events of a run, in their order.
@@ -77,23 +74,29 @@ class GuardedRuns:
         Raises:
             UnknownRunError: nothing was told of it.
         """
-        return [entry.event for entry in self._of(run) if entry.event is not None]
-
-    def summary(self, run: str) -> RunSummary:
-        """A run in summary.
-
-        Raises:
-            UnknownRunError: nothing was told of it.
-        """
-        events = self.events(run)
-        received_at = self._of(run)[-1].received_at
-        return RunSummary(run=run, events=len(events), received_at=received_at, last=events[-1] if events else None)
-
-    def _of(self, run: str) -> list[RunEntry]:
-        found = [entry for entry in self.entries if entry.run == run]
-        if not found:
+        entries = self._by_run().get(run)
+        if entries is None:
             raise UnknownRunError(run)
+        return _events(entries)
+
+    def summaries(self) -> list[RunSummary]:
+        """All runs, in the order in which they began."""
+        return [_summary(run, entries) for run, entries in self._by_run().items()]
+
+    def _by_run(self) -> dict[str, list[RunEntry]]:
+        found: dict[str, list[RunEntry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.run, []).append(entry)
         return found
+
+
+def _events(entries: Sequence[RunEntry]) -> list[RunEvent]:
+    return [entry.event for entry in entries if entry.event is not None]
+
+
+def _summary(run: str, entries: Sequence[RunEntry]) -> RunSummary:
+    events, latest = _events(entries), entries[-1]
+    return RunSummary(run=run, events=len(events), received_at=latest.received_at, last=latest.event)
 
 
 def _key(run: str, event: RunEvent | None) -> tuple[str, str]:

@@ -26,9 +26,8 @@ def add(study: StudyName, run: Run, body: RunEvents, studies: AllStudies) -> Non
 @router.get("")
 def listed(study: StudyName, studies: AllStudies, page_size: PageSize = 100, page_token: PageToken = None) -> Runs:
     """The guarded runs, in the order in which they began."""
-    runs = studies.study(study).runs
-    names, following = paged(runs.names(), page_size, position(page_token))
-    return Runs(runs=tuple(map(runs.summary, names)), next_page_token=following)
+    found, following = paged(studies.study(study).runs.summaries(), page_size, position(page_token))
+    return Runs(runs=tuple(found), next_page_token=following)
 
 
 @router.get("/{run}/events")
