@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autowarmup.adaptive.scheduler import AdaptiveWarmup
     from autowarmup.audit.rate_audit import RateAudit
     from autowarmup.guard.guard import Guard
+    from autowarmup.service.sender import EventSender
     from autowarmup.training.loop import LoopRun
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "AdaptiveWarmup",
     "AutowarmupError",
     "Detectors",
+    "EventSender",
     "Guard",
     "Instability",
     "LoopRun",
@@ -42,7 +44,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``AdaptiveWarmup``, ``Guard``, ``LoopRun`` and ``RateAudit`` when asked for: their modules need torch."""
+    """``AdaptiveWarmup``, ``Guard``, ``LoopRun`` and ``RateAudit`` when asked for: their modules need torch. Also
+    ``EventSender``, whose module needs httpx."""
     if name == "AdaptiveWarmup":
         from autowarmup.adaptive.scheduler import AdaptiveWarmup
 
@@ -51,6 +54,10 @@ def __getattr__(name: str) -> Any:
         from autowarmup.training.loop import LoopRun
 
         return LoopRun
+    if name == "EventSender":
+        from autowarmup.service.sender import EventSender
+
+        return EventSender
     if name == "Guard":
         from autowarmup.guard.guard import Guard
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import signal
@@ -266,6 +267,22 @@ def replay(store: StudyStore, config: TuneConfig, folder: Path, engine: Engine |
     """
     with opened_study(folder, config, None) as again:
         conduct(again, config, InOrder(store, engine or StoredResults(store)), Silent())
+
+
+def told(client: httpx.Client, study: str, until: str, after: str | None = None) -> Iterator[dict[str, Any]]:
+    """The events of a study's stream as they come, up to the first of the type ``until``: type, id, data."""
+    headers = {} if after is None else {"Last-Event-ID": after}
+    event: dict[str, Any] = {}
+    with client.stream("GET", f"/v1/studies/{study}/events", headers=headers) as stream:
+        for line in stream.iter_lines():
+            name, _, value = line.partition(": ")
+            if name in ("event", "id", "data"):
+                event[name] = json.loads(value) if name == "data" else value
+            elif not line and event:
+                yield event
+                if event["event"] == until:
+                    return
+                event = {}
 
 
 def token_file(folder: Path, text: str) -> Path:

@@ -21,7 +21,7 @@ from autowarmup.service.messages import StudyRequest
 from autowarmup.service.summary import recorded
 from autowarmup.study.store import StoredTrial, StudyStore
 from autowarmup.training.trace import Trace
-from tests.service import Worker, replay, report_of, service, started
+from tests.service import Worker, replay, report_of, service, started, told
 
 REQUEST = {"total_steps": 100, "current_peak": 0.001}
 
@@ -220,18 +220,14 @@ def test_events_have_the_same_numbers_whenever_they_are_read(client: httpx.Clien
     begun(client, "told")
     Worker(client, "told", "one").work()
 
-    def events(after: int | None = None) -> list[tuple[str, str]]:
-        headers = {} if after is None else {"Last-Event-ID": str(after)}
-        with client.stream("GET", "/v1/studies/told/events", headers=headers) as stream:
-            blocks = stream.read().decode().strip().split("\n\n")
-        fields = [dict(line.split(": ", 1) for line in block.splitlines() if ": " in line) for block in blocks]
-        return [(one.get("id", ""), one["event"]) for one in fields if "event" in one]
+    def events(after: str | None = None) -> list[tuple[str, str]]:
+        return [(one.get("id", ""), one["event"]) for one in told(client, "told", "end", after)]
 
     everything = events()
     numbers = [int(number) for number, kind in everything if kind == "segment"]
     assert numbers == list(range(1, len(numbers) + 1))
     assert everything[-1] == ("", "end")
-    assert [int(number) for number, kind in events(after=3) if kind == "segment"] == numbers[3:]
+    assert [int(number) for number, kind in events(after="3") if kind == "segment"] == numbers[3:]
 
 
 def test_a_checkpoint_goes_from_one_worker_to_the_next_as_it_was(client: httpx.Client) -> None:

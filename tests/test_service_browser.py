@@ -17,6 +17,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from autowarmup.guard.events import Event
 from docs.screenshots import chromium, page
 from tests.mlflow_server import wait_until
 from tests.service import Worker, service, steep_loss, token_file
@@ -76,6 +77,7 @@ def test_one_logs_in_and_watches_a_study(tmp_path: Path) -> None:
             wait_until(lambda: "Tuned: use this schedule" in text(browser, "said"), 60)
             assert browser.execute_script("return window.same"), "the page wasn't loaded again"
         wait_until(lambda: browser.find_elements("partial link text", "Report"), 120)
+        follows_a_guarded_run(browser, client)
         sorts_and_filters(browser)
         chooses_an_export(browser)
         with (
@@ -120,6 +122,21 @@ def watches_it_grow(browser: Any, throttle: Throttle) -> None:
         wait_until(lambda before=before: len(rows(browser)) > before, 60)
     assert browser.execute_script("return window.same"), "the page wasn't loaded again"
     assert "whole runs" in text(browser, "progress")
+
+
+def follows_a_guarded_run(browser: Any, client: httpx.Client) -> None:
+    """The study is over, and the real run has begun."""
+    assert text(browser, "runs").strip() == ""
+    address = "/v1/studies/digits-mlp/runs/night/events"
+    assert client.post(address, json={"events": []}).status_code == 204
+    wait_until(lambda: "the run has begun" in text(browser, "runs"), 20)
+    skipped = Event(
+        step=240, began=240, action="skip", applied=True, reason="outlier", lr=0.02, factor=1.0,
+        message="the loss of this batch is 3.174, expected 0.2921", evidence={},
+    )  # fmt: skip
+    assert client.post(address, json={"events": [skipped.model_dump()]}).status_code == 204
+    wait_until(lambda: "the loss of this batch is 3.174" in text(browser, "runs"), 20)
+    assert browser.execute_script("return window.same"), "the page wasn't loaded again"
 
 
 def sorts_and_filters(browser: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.service import service
 
-ENDLESS = r"/events$"
+ENDLESS = r"\{study\}/events$"
 """Streams that last as long as a study."""
 
 

@@ -65,6 +65,16 @@ class Event(Frozen):
     factor: float
     snapshot: int | None = None
 
+    @property
+    def found(self) -> str:
+        """What is wrong, and since when."""
+        return self.message + (f" (since step {self.began:,})" if self.began < self.step else "")
+
+    @property
+    def done(self) -> str:
+        """The action; ``would`` and the action where it isn't done."""
+        return self.action if self.applied or self.action == "ok" else f"would {self.action}"
+
     def describe(self) -> str:
         """One line for people.
 
@@ -74,7 +84,5 @@ class Event(Frozen):
         ... ).describe()
         'step 7: skip: the loss is 9, expected 2'
         """
-        would = "" if self.applied or self.action == "ok" else "would "
-        since = f" (since step {self.began:,})" if self.began < self.step else ""
         back = f" [snapshot of step {self.snapshot:,}]" if self.snapshot is not None else ""
-        return f"step {self.step:,}: {would}{self.action}: {self.message}{since}{back}"
+        return f"step {self.step:,}: {self.done}: {self.found}{back}"

@@ -73,7 +73,7 @@ class Guard:
         keep: snapshots, 2 to 100. Each has the size of the model with its optimizer state.
         folder: where snapshots are kept; left out, in the host's memory.
         record: a file for every step and event, as JSON lines; ``autowarmup watch FILE`` shows it.
-        on_event: called with each event.
+        on_event: called with each event; :class:`autowarmup.EventSender` sends them to a service.
 
     Attributes:
         events: all events so far.

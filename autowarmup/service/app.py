@@ -11,7 +11,7 @@ import autowarmup
 from autowarmup.service.messages import Problem
 from autowarmup.service.page import routes as page
 from autowarmup.service.problems import MEDIA_TYPE, add_handlers
-from autowarmup.service.routes import events, health, results, studies, trials
+from autowarmup.service.routes import events, health, results, runs, studies, trials
 from autowarmup.service.security.guard import secure
 from autowarmup.service.settings import ServiceSettings
 from autowarmup.service.studies import Studies, check_folder
@@ -52,7 +52,7 @@ def make_app(settings: ServiceSettings) -> FastAPI:
         responses={"default": {"description": "An error", "content": PROBLEM}},
     )
     app.state.studies = hosted
-    for part in (trials, studies, results, events, health, page):  # in the order in which routes are tried
+    for part in (trials, studies, results, runs, events, health, page):  # in the order in which routes are tried
         app.include_router(part.router)
     add_handlers(app)
     secure(app, settings)

@@ -6,7 +6,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
@@ -17,6 +17,7 @@ import autowarmup
 from autowarmup import checked_file
 from autowarmup.engines.checkpoints import Checkpoints
 from autowarmup.errors import InputError, RemoteServiceError
+from autowarmup.guard.events import Event
 from autowarmup.search.trials import TrialSpec
 from autowarmup.service.messages import (
     MOST_STEPS,
@@ -33,6 +34,7 @@ from autowarmup.service.messages import (
     TrialSummary,
 )
 from autowarmup.service.names import is_name
+from autowarmup.service.run_messages import MOST_AT_ONCE, RunEvent, RunEvents
 from autowarmup.service.traces import trace_of
 from autowarmup.shell import printable
 from autowarmup.study.result import TuneResult
@@ -53,6 +55,9 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 15.0
 
 TIMEOUT = httpx.Timeout(90.0, connect=10.0)
 """The end of a segment is answered when the search has decided, a request for trials when there is one."""
+
+QUICK = httpx.Timeout(10.0)
+"""Of requests that somebody waits for who has better things to do."""
 
 PREFIX = "urn:autowarmup:"
 
@@ -198,6 +203,19 @@ class ServiceClient:
         """What a finished study has found."""
         return self._asked(TuneResult, "GET", _path(study, "result"))
 
+    def add_events(self, study: str, run: str, events: Sequence[Event], *, once: bool = False) -> None:
+        """Tells of events of a guarded run; of no event: that it has begun. Tried ``once``, it takes ten seconds at
+        most.
+
+        Raises:
+            InputError: the run's name, or an event, can't be used.
+        """
+        options: dict[str, Any] = {"once": True, "timeout": QUICK} if once else {}
+        path = _path(study, f"runs/{_checked_run(run)}/events")
+        for start in range(0, max(1, len(events)), MOST_AT_ONCE):
+            part = tuple(RunEvent(**event.model_dump()) for event in events[start : start + MOST_AT_ONCE])
+            self._sent("POST", path, **_json(RunEvents(events=part)), **options)
+
     def close(self) -> None:
         """Closes the connections."""
         self._http.close()
@@ -331,6 +349,14 @@ def _path(study: str, rest: str = "") -> str:
             f"study={study!r}: a study's name on a service has letters, digits, dashes and underscores, at most 63"
         )
     return f"/v1/studies/{study}{rest and '/'}{rest}"
+
+
+def _checked_run(run: str) -> str:
+    if not is_name(run):
+        raise InputError(
+            f"run={run!r}: a run's name on a service has letters, digits, dashes and underscores, at most 63"
+        )
+    return run
 
 
 def _json(body: BaseModel | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from autowarmup.errors import StudyError
 from autowarmup.search.config import TuneConfig
 from autowarmup.service.bell import Bell
 from autowarmup.service.messages import StudyRequest, StudyState
+from autowarmup.service.runs import GuardedRuns
 from autowarmup.service.workers import WorkersEngine
 from autowarmup.study.folder import make_folder, write_file
 from autowarmup.values import Frozen, explain
@@ -73,6 +74,8 @@ class HostedStudy(ABC):
 
     Attributes:
         bell: rings when something has changed.
+        runs: what guards have told of real runs with its schedule.
+        deleted: whether it is deleted.
         engine: leases its trials to workers; None where the service trains them, or where it doesn't run.
         config: its configuration; None where only the task file knows it.
         failure: why it failed; None where it didn't.
@@ -84,11 +87,12 @@ class HostedStudy(ABC):
     def __init__(self, folder: Path, kept: Kept) -> None:
         self.folder, self.kept = folder, kept
         self.bell = Bell()
+        self.runs = GuardedRuns(folder)
         self.failure: str | None = None
         self.finished = False
         self._thread: threading.Thread | None = None
         self._keeping = threading.Lock()
-        self._deleted = False
+        self.deleted = False
 
     @property
     def id(self) -> str:
@@ -129,7 +133,7 @@ class HostedStudy(ABC):
             StudyError: it can't be written.
         """
         with self._keeping:
-            if not self._deleted:
+            if not self.deleted:
                 self.kept = self.kept.model_copy(update=changes)
                 self.kept.save(self.folder)
 
@@ -140,7 +144,8 @@ class HostedStudy(ABC):
         try:
             with self._keeping:
                 self.folder.rename(doomed)
-                self._deleted = True
+                self.deleted = True
+            self.bell.ring()
             shutil.rmtree(doomed)
         except OSError as error:
             raise StudyError(f"can't delete {self.folder}: {error.strerror}") from error

@@ -12,6 +12,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 
 StudyId = Annotated[str, Field(pattern=NAME)]
 TaskName = Annotated[str, Field(pattern=NAME)]
+RunName = Annotated[str, Field(pattern=NAME)]
 ClientId = Annotated[str, Field(pattern=NAME)]
 Lease = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 

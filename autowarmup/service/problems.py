@@ -50,6 +50,13 @@ class UnknownTrialError(ServiceError):
         super().__init__(404, "No such trial", f"the study has no trial {number}", kind="unknown-trial")
 
 
+class UnknownRunError(ServiceError):
+    """No guard has told the study of a run of that name."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(404, "No such run", f"no guard has told of a run {run!r}", kind="unknown-run")
+
+
 class LeaseLapsedError(ServiceError):
     """The trial is not leased to this worker any more."""
 

@@ -10,7 +10,7 @@ from autowarmup.errors import StudyError
 
 STORE = "study.db"
 LOCK = "study.lock"
-EARLY = {LOCK, "request.json", "current.json", "leases.jsonl", "service.log"}
+EARLY = {LOCK, "request.json", "current.json", "leases.jsonl", "runs.jsonl", "service.log"}
 """The names of what is written before the store: the lock, and what a service keeps of a study."""
 FILES = {
     *(f"{store}{suffix}" for store in (STORE, "mlflow.db") for suffix in ("", "-wal", "-shm", "-journal")),

@@ -12,6 +12,7 @@ from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import COMPARED, Role
 from autowarmup.search.verdict import Verdict
 from autowarmup.service.messages import StudyDetails, TrialSummary
+from autowarmup.service.run_messages import RunEntry
 from autowarmup.service.studies import Studies
 from autowarmup.service.summary import recorded, trial_summary
 from autowarmup.study.found import Found, found
@@ -22,6 +23,9 @@ from autowarmup.training.trace import Outcome, Trace
 
 BEST, CURRENT = "best", "current"
 """What the charts and the table call two of the trials."""
+
+MOST_TOLD = 100
+"""Of what guards have told, as many are shown."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class StudyView:
         extrapolation: what is to be said where it was extrapolated to longer runs.
         mlflow: where MLflow's page shows the study; None where it has none.
         has_report: whether the report is written.
+        told: what guards have told of real runs, the latest first.
     """
 
     details: StudyDetails
@@ -111,6 +116,7 @@ class StudyView:
     extrapolation: str | None
     mlflow: str | None
     has_report: bool
+    told: tuple[RunEntry, ...]
 
     @property
     def horizon(self) -> int | None:
@@ -175,6 +181,7 @@ def view(studies: Studies, name: str) -> StudyView:
         extrapolation=None if result is None else result.extrapolation,
         mlflow=study.kept.mlflow or _server(remembered),
         has_report=(study.folder / "report.html").is_file(),
+        told=tuple(reversed(study.runs.entries[-MOST_TOLD:])),
     )
 
 

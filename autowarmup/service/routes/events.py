@@ -1,7 +1,8 @@
 """What happens in a study, as server-sent events.
 
-The events are what the store has, in the order of arrival. So they have the same numbers whenever they are read, also
-after the service was restarted, and a client goes on where its connection broke off.
+The events are what the store has, in the order of arrival, and what guards have told of real runs. So they have the
+same numbers whenever they are read, also after the service was restarted, and a client goes on where its connection
+broke off.
 """
 
 from __future__ import annotations
@@ -28,26 +29,45 @@ LOOK_S = 2.0
 async def events(
     study: StudyName,
     studies: AllStudies,
-    last_event_id: Annotated[int | None, Header(ge=0, lt=2**53)] = None,
+    last_event_id: Annotated[str, Header(pattern=r"^[0-9]{1,15}(-[0-9]{1,15})?$")] = "0",
 ) -> AsyncIterator[ServerSentEvent]:
     """``segment``: a part of a trial has ended. ``state``: the study's state has changed, without a number. ``end``:
-    the study is over and its report is written; the stream ends. Events after ``Last-Event-ID`` are sent, without it
-    all."""
-    hosted, sent, state = studies.study(study), last_event_id or 0, None
+    the study is over and its report is written; no segment follows. ``run``: the guard of a real run has found
+    something, during the study or after it: so the stream goes on until the study is deleted. Events after
+    ``Last-Event-ID`` are sent, without it all."""
+    hosted, state, ended = studies.study(study), None, False
+    segments, told = _counts(last_event_id)
     with hosted.bell.listening() as rung:
-        while True:
+        while not hosted.deleted:
             rung.clear()
             over, now = hosted.finished and hosted.idle, hosted.state
-            for number, data in await asyncio.to_thread(_segments_after, hosted.folder, sent):
-                sent = number
-                yield ServerSentEvent(id=str(number), event="segment", data=data)
+            arrived = [] if ended else await asyncio.to_thread(_segments_after, hosted.folder, segments)
+            for segments, data in arrived:
+                yield ServerSentEvent(id=_id(segments, told), event="segment", data=data)
+            for entry in hosted.runs.entries[told:]:
+                told += 1
+                yield ServerSentEvent(id=_id(segments, told), event="run", data=entry.model_dump(mode="json"))
             if now != state:
                 state = now
                 yield ServerSentEvent(event="state", data={"state": state})
-            if over:
+            if over and not ended:
+                ended = True
                 yield ServerSentEvent(event="end", data={"state": state})
-                return
             await rung_within(rung, LOOK_S)
+
+
+def _id(segments: int, told: int) -> str:
+    """How many segments, and events of runs, were sent.
+
+    >>> _id(12, 0), _id(12, 3), _counts("12-3")
+    ('12', '12-3', (12, 3))
+    """
+    return f"{segments}-{told}" if told else str(segments)
+
+
+def _counts(number: str) -> tuple[int, int]:
+    segments, _, told = number.partition("-")
+    return int(segments), int(told or 0)
 
 
 def _segments_after(folder: Path, last: int) -> list[tuple[int, dict[str, Any]]]:

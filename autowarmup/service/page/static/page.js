@@ -106,12 +106,23 @@ if (main.dataset.live) {
   soon(MOST_MS);
   document.addEventListener("visibilitychange", changed);
 }
-if (main.dataset.events) {
-  const events = new EventSource(main.dataset.events);
-  for (const name of ["segment", "state"]) events.addEventListener(name, changed);
+
+let events = null;
+
+// Browsers have few connections to one service: a page that nobody sees needs none.
+function listen() {
+  events?.close();
+  events = null;
+  if (document.hidden) return;
+  events = new EventSource(main.dataset.events);
+  for (const name of ["segment", "state", "run"]) events.addEventListener(name, changed);
   events.addEventListener("end", () => {
-    events.close();
     ended = true;
     changed();
   });
+}
+
+if (main.dataset.events) {
+  listen();
+  document.addEventListener("visibilitychange", listen);
 }
