@@ -45,7 +45,7 @@ def config_of_local(folder: Path, task: str, **changes: Any) -> TuneConfig:
 
 def request_of(config: TuneConfig, **settings: Any) -> StudyRequest:
     """What begins the same study on a service."""
-    return StudyRequest(**dict(config) | settings)
+    return StudyRequest(**{name: value for name, value in config if name != "mode"} | settings)
 
 
 def command(service: str, study: str, task: str, *options: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from autowarmup.errors import StudyError
 from autowarmup.service.bell import rung_within
 from autowarmup.service.routes.common import AllStudies, StudyName
 from autowarmup.study.store import StudyStore, store_if_begun
@@ -41,7 +42,12 @@ async def events(
         while not hosted.deleted:
             rung.clear()
             over, now = hosted.finished and hosted.idle, hosted.state
-            arrived = [] if ended else await asyncio.to_thread(_segments_after, hosted.folder, segments)
+            try:
+                arrived = [] if ended else await asyncio.to_thread(_segments_after, hosted.folder, segments)
+            except StudyError:
+                if hosted.deleted:  # while its store was opened
+                    return
+                raise
             for segments, data in arrived:
                 yield ServerSentEvent(id=_id(segments, told), event="segment", data=data)
             for entry in hosted.runs.entries[told:]:
