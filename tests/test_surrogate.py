@@ -81,6 +81,17 @@ def test_what_broke_is_worse_than_everything_that_ended() -> None:
     assert model.reference != schedule(1.0)
 
 
+def test_differences_below_the_margin_say_little() -> None:
+    """On a plateau losses differ by next to nothing; in units of those differences they would look far apart."""
+    items = [Evidence(schedule(peak), ((25, 2.3 + off),)) for peak, off in ((0.01, 0.0), (0.1, 0.002), (1.0, 0.004))]
+    asked = [schedule(0.01), schedule(1.0)]
+    without, at_margin = Surrogate(items, 0.1, PRIOR), Surrogate(items, 0.1, PRIOR, margin=0.005)
+    assert without.scale == pytest.approx(0.003)
+    assert at_margin.scale == pytest.approx(0.005 * 2.3)
+    told = [float(np.ptp(model.predict(asked)[0])) for model in (without, at_margin)]
+    assert told[1] < 0.5 * told[0]
+
+
 def test_trials_that_broke_before_their_first_score_count_too() -> None:
     broken = Evidence(schedule(0.02), (), broke=True)
     asked = [schedule(0.02)]
@@ -168,7 +179,8 @@ def forecast(
 
 
 def test_the_forecast_is_that_of_a_gaussian_process_written_by_hand() -> None:
-    """Differences from the reference at the same step, a broken trial one unit worse than the worst, and a prior."""
+    """Differences from the reference at the same step, a broken trial half a unit worse than the worst one that got to
+    the horizon, and a prior."""
     items = [
         Evidence(schedule(0.01), ((25, 3.0), (50, 2.5), (100, 2.0))),
         Evidence(schedule(0.03, 10, "exponential"), ((25, 3.4), (30, 9.0), (50, 2.4))),
@@ -185,8 +197,9 @@ def test_the_forecast_is_that_of_a_gaussian_process_written_by_hand() -> None:
     rows = [(*features(items[i].schedule), step / 100) for i in range(4) for step, _ in items[i].scores]
     rows = [row for i, row in enumerate(rows) if i not in (4, 7)]  # no reference at step 30; a loss that is infinite
     values = [math.asinh(difference / scale) for difference in differences]
+    worst = max(value for row, value in zip(rows, values, strict=True) if row[-1] == 1.0)
     rows += [(*features(item.schedule), 1.0) for item in items[3:]]
-    values += [max(values) + 1.0] * 2
+    values += [worst + 0.5] * 2
     asked = [schedule(0.01), schedule(0.05, 30, "sqrt"), schedule(0.5, 5), schedule(1e-3)]
     places = [(*features(item), 1.0) for item in asked]
     mean, deviation = forecast(rows, values, places, 0.02)
@@ -213,11 +226,11 @@ def test_the_reference_is_the_best_of_those_that_got_furthest() -> None:
 
 
 def test_all_that_broke_is_worse_than_what_a_single_trial_showed() -> None:
-    """A lone reference has no differences: what broke counts as one unit worse."""
+    """A lone reference has no differences: what broke counts as half a unit worse."""
     rows = [(*features(schedule(0.1)), 1.0), (*features(schedule(1.0)), 1.0)]
     model = Surrogate([Evidence(schedule(0.1), ((100, 2.0),)), Evidence(schedule(1.0), (), broke=True)], 0.1, PRIOR)
     asked = [schedule(0.1), schedule(1.0)]
-    np.testing.assert_allclose(model.predict(asked), forecast(rows, [0.0, 1.0], rows, 0.1), rtol=1e-9)
+    np.testing.assert_allclose(model.predict(asked), forecast(rows, [0.0, 0.5], rows, 0.1), rtol=1e-9)
 
 
 @pytest.mark.parametrize("duration", [1, 2, 20, 90])

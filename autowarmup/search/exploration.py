@@ -127,7 +127,7 @@ class Exploration:
                 return None
             gentler = min([self._expected, *(schedule.peak for schedule in broken)]) / 3.0
             return min(choices, key=lambda choice: abs(math.log(choice.schedule.peak / gentler)))
-        model = Surrogate(evidence, self._expected_peak(trials), self._prior)
+        model = Surrogate(evidence, self._expected_peak(trials), self._prior, self._config.margin)
         if running:
             model = model.fantasize([trial.schedule for trial in running])
         if model.finished:

@@ -31,6 +31,9 @@ AHEAD = 0.15
 """A score above the trivial loss is extrapolated ahead by this share of the horizon, at most down to the trivial
 loss."""
 
+BROKE = 0.5
+"""By how many typical differences a trial that became unstable counts as worse than the worst one that got to the
+horizon. Much more would keep the search away from gentler schedules too; harsher ones are not proposed anyway."""
 
 GROUP_LENGTHS = (1.0, 0.4, 0.4)
 """Length scales of the features of groups; see :func:`of_groups`."""
@@ -138,15 +141,20 @@ class Surrogate:
         evidence: that of the trials so far; at least one has a score.
         expected_peak: the best peak to expect before there is any evidence.
         prior: what is expected of schedules; left out, what was learned from other tasks.
+        margin: the smallest difference that matters, as a share of the score.
 
     Attributes:
         reference: the schedule that differences are taken from: the best one that got to the horizon, or else the one
             that got furthest.
         finished: whether the reference got to the horizon.
-        scale: the typical difference, in units of the loss: the median size of the differences.
+        scale: the typical difference, in units of the loss: the median size of the differences, and at least one that
+            matters. So where no trial has left the plateau at the start of its run, what little they differ by there
+            says little.
     """
 
-    def __init__(self, evidence: Sequence[Evidence], expected_peak: float, prior: Prior | None = None) -> None:
+    def __init__(
+        self, evidence: Sequence[Evidence], expected_peak: float, prior: Prior | None = None, margin: float = 0.0
+    ) -> None:
         self._expected_peak, self._prior = expected_peak, prior or Prior.learned()
         known = [item for item in evidence if item.scores and not item.broke] or [e for e in evidence if e.scores]
         reference = min(known, key=lambda item: (-item.end, item.scores[-1][1]))
@@ -162,13 +170,13 @@ class Surrogate:
                     rows.append((*place, step / item.schedule.horizon))
                     differences.append(score - at[step])
         sizes = np.abs([difference for difference in differences if difference != 0.0])
-        self.scale = float(np.median(sizes)) if len(sizes) else 1.0
+        self.scale = max(float(np.median(sizes)), margin * abs(reference.scores[-1][1])) if len(sizes) else 1.0
         values = list(np.arcsinh(np.array(differences) / self.scale))
-        worst = max(values, default=0.0)
+        worst = max((value for row, value in zip(rows, values, strict=True) if row[-1] == 1.0), default=0.0)
         for item in evidence:
-            if item.broke:  # counts as worse than the worst, at the horizon
+            if item.broke:
                 rows.append((*self._place(item.schedule), 1.0))
-                values.append(worst + 1.0)
+                values.append(worst + BROKE)
         self._fit(np.array(rows), np.array(values))
 
     def fantasize(self, schedules: Sequence[Schedule]) -> Surrogate:

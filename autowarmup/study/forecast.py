@@ -66,7 +66,8 @@ class Forecast:
         finals = [item.scores[-1][1] for item in evidence if not item.broke and item.end == result.config.horizon]
         if not finals or len({item.schedule for item in evidence if item.scores}) < 2:
             return None
-        return cls(Surrogate(evidence, _expected_peak(result, traces)), min(finals))
+        peak = _expected_peak(result, traces)
+        return cls(Surrogate(evidence, peak, margin=result.config.margin), min(finals))
 
     def losses(self, schedules: Sequence[Schedule]) -> Losses:
         """The final losses to expect of schedules, on the search's seed.
