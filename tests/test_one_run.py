@@ -290,6 +290,12 @@ def test_a_model_that_learned_nothing_is_not_passed_over(tmp_path: Path) -> None
     assert "no better than ignoring the input" in found.verdict.message
 
 
+@pytest.mark.parametrize(("current_peak", "too_low"), [(1e-7, True), (1e-2, False)])
+def test_a_learning_rate_that_is_far_too_low_shows(current_peak: float, too_low: bool, tmp_path: Path) -> None:
+    found = one_run(tmp_path / "study", current_peak=current_peak)
+    assert ("try a higher current_peak" in found.verdict.message) == too_low
+
+
 def test_the_decay_is_today_s_and_the_space_s_peak_is_a_cap(tmp_path: Path) -> None:
     space = SearchSpace(peak={"low": 1e-5, "high": 5e-4})
     current = {"decay": "cosine", "final_factor": 0.1}

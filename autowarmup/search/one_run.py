@@ -10,6 +10,8 @@ import math
 from collections.abc import Generator
 from typing import Any
 
+import numpy as np
+
 from autowarmup.adaptive.climb import FIRST, ClimbSettings
 from autowarmup.errors import TaskFailedError
 from autowarmup.instability.collapse import Collapse
@@ -25,6 +27,9 @@ PARTS = 10
 """Segments of the run: after each there is a checkpoint, from which it goes on where it was killed."""
 GENTLER = 3.0
 """The cap of the next run is lower than the highest learning rate that broke one by this factor."""
+
+HARDLY_EVER = 0.05
+"""The share of a climb's steps that lead back, up to which today's learning rate seems far too low."""
 
 
 def climb_of(config: TuneConfig, cap: float | None = None) -> ClimbSettings:
@@ -148,6 +153,9 @@ class OneRun:
             f"The learning rate climbed to {schedule.peak:.3g} within {schedule.duration:,} steps, and the run ended "
             f"at a {objective.name} of {objective.shown(best.final_loss):.4g}."
         )
+        free = best.spec.climb is not None and best.spec.climb.peak is None
+        if free and np.mean(np.diff(best.trace.lr[: schedule.duration + 1]) < 0.0) <= HARDLY_EVER:
+            told.append("It hardly ever had to go back, as where today's is far too low: try a higher current_peak.")
         if self._learned_nothing(best.final_loss):
             told.append(f"That is no better than ignoring the input ({self.config.trivial_loss:.4g}). {lower}")
         told.append("Nothing was compared: whether another schedule is better, such as today's, isn't known.")
