@@ -1,6 +1,6 @@
 """Whole studies that are really trained, with and without a warm-up that adapts among their candidates.
 
-    python -m benchmarks.studies                    # all tasks, two studies each: half an hour
+    python -m benchmarks.studies                    # all tasks, two studies each: a quarter of an hour
     python -m benchmarks.studies mlp rows --seeds 1
     python -m benchmarks.studies --write            # writes benchmarks/results/studies.md
 
