@@ -95,15 +95,24 @@ def test_a_finished_study_shows_what_was_found(client: TestClient, finished: str
     verdict = client.get("/v1/studies/whole/verdict").json()
     summary = client.get("/v1/studies/whole").json()
     assert " ".join(verdict["verdict"]["message"].split()) in text
-    for which in ("best", "current"):
-        assert f"{summary[which]['value']:.4g} loss, trial {summary[which]['trial']}" in text
-    assert summary["current"]["value"] > summary["best"]["value"]
+    assert f"{summary['best']['value']:.4g} loss, trial {summary['best']['trial']}" in text
     labels = [found["for"] for found in Elements(finished).all("label")]
     assert {"use-pytorch", "use-transformers", "use-optax", "wanted", "outcome"} <= {*labels}
     assert "LambdaLR" in text
     for link in ("/v1/studies/whole/report", "/v1/studies/whole/result", "/v1/studies/whole/schedule"):
         assert f'href="{link}"' in finished
     assert client.get("/v1/studies/whole/report").status_code == 200
+
+
+def test_the_current_schedule_is_shown_beside_the_best(client: TestClient) -> None:
+    """Where it has got to its end on the search's seed."""
+    assert client.put("/v1/studies/beside", json={"total_steps": 200, "current_peak": 0.06}).status_code == 201
+    assert Worker(client, "beside", "one", pace=50).work() == "finished"
+    summary = client.get("/v1/studies/beside").json()
+    text = words(client.get("/studies/beside").text)
+    for which in ("best", "current"):
+        assert f"{summary[which]['value']:.4g} loss, trial {summary[which]['trial']}" in text
+    assert summary["current"]["value"] > summary["best"]["value"]
 
 
 def test_the_table_and_the_charts_have_all_trials(client: TestClient, finished: str) -> None:
