@@ -232,12 +232,14 @@ def studies(stack: Stack) -> list[dict[str, Any]]:
 
 
 def delivered(stack: Stack) -> None:
-    """Waits until MLflow has all runs of the studies, and none of them as running."""
+    """Waits until MLflow has all runs of the studies, and none of them as running, or as killed with the service that a
+    test has stopped: that is told in the next pass over a study."""
     trials = {one["id"]: sum(one["trials"].values()) for one in studies(stack)}
 
     def settled() -> bool:
         states = {name: runs(stack, name) for name in trials}
-        return all(len(states[name]) == 1 + trials[name] and "RUNNING" not in states[name] for name in trials)
+        open_ones = {"RUNNING", "KILLED"}
+        return all(len(states[name]) == 1 + trials[name] and not open_ones & {*states[name]} for name in trials)
 
     wait(stack, settled, lambda: ({name: runs(stack, name) for name in trials}, trials))
 
