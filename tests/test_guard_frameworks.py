@@ -278,9 +278,10 @@ def test_weights_and_moments_are_those_of_a_snapshot_again(train: Way) -> None:
 
 
 def test_a_warm_up_waits_and_learning_rates_are_lowered(train: Way) -> None:
-    """Gradients grow; here the least growth counts as an explosion."""
+    """From a step of the warm-up on inputs grow, and gradients with them; the least growth counts as an explosion."""
     slow = PLAN.model_copy(update={"warmup_steps": 20})
-    run = train(data(), "protect", plan=slow, detectors=Detectors(explosion_factor=1.01))
+    grown = [one | {"x": one["x"] * 1.25 ** max(0, place // 50 - 9)} for place, one in enumerate(data())]
+    run = train(grown, "protect", plan=slow, detectors=Detectors(explosion_factor=1.01))
     held, rewound, *_ = run.events
     assert (held.action, rewound.action, rewound.factor) == ("hold", "rewind", 0.5)
     first, second = held.step, rewound.step
