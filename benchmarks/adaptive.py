@@ -27,7 +27,7 @@ from autowarmup.adaptive.climb import FIRST, Climb, ClimbSettings
 from autowarmup.training.rng import borrowed
 from autowarmup.training.task import ModelTask
 from benchmarks.search.merit import FAILED, Standard
-from benchmarks.search.one_run import Loop, Outcome, autowu, lipschitz_scheduler, run_schedule
+from benchmarks.search.one_run import TWO_OPTIMIZERS, Loop, Outcome, autowu, lipschitz_scheduler, run_schedule
 from benchmarks.search.pages import header, row
 from benchmarks.search.tables import FOLDER, Table, table_path
 from benchmarks.search.tasks import TASKS
@@ -38,7 +38,6 @@ SEEDS = (101, 102)
 """No table has them, and none was used while the rule was made."""
 LEFT_OUT = ("pre-norm-gpt", "fine-tuning", "gru", "post-norm-rows", "friedman", "n-gram")
 """Tasks on which the rule's constants were not chosen."""
-TWO_OPTIMIZERS = ("muon-gpt",)
 CAP = 3.0
 EVERY = 8
 """Steps of the warm-up, at most 40% of the run, between two forward passes: 5% of the run's."""

@@ -37,7 +37,7 @@ from autowarmup.study.execution import carry_out
 from autowarmup.study.progress import Silent
 from autowarmup.training.task import ModelTask
 from benchmarks.search.merit import Standard
-from benchmarks.search.one_run import run_schedule
+from benchmarks.search.one_run import TWO_OPTIMIZERS, run_schedule
 from benchmarks.search.pages import header, row
 from benchmarks.search.prior import prior_for
 from benchmarks.search.tables import Table, table_path
@@ -47,7 +47,6 @@ PAGE = Path(__file__).parent / "results" / "studies.md"
 FIRST_SEED = 11
 FRESH = (901, 902)
 """Seeds of no table and of no study."""
-TWO_OPTIMIZERS = ("muon-gpt",)
 WORST = 25.0
 """More noises of regret than these count as so many in the means."""
 

@@ -102,16 +102,21 @@ def optimizers(model: nn.Module) -> tuple[Optimizer, None]:
 # --- The same search ----------------------------------------------------------------------------------------
 
 
-def test_all_ways_to_train_the_same_find_the_same(tmp_path: Path) -> None:
-    """Initial weights follow from the seed in the same way, and the batches have the same order."""
-    by_trainer = through_trainer(tmp_path, optimizers=optimizers)
+def tuned_in_all_ways(folder: Path, **changes: Any) -> dict[str, TuneResult]:
+    """The same training as a framework's trainer, as another's and as a model."""
+    by_trainer = through_trainer(folder, optimizers=optimizers)
     ways = {
         "trainer": by_trainer,
         "lightning": through_lightning() | {"current": by_trainer["current"]},
         "model": {"model_fn": Net, "data": loaders(), "optimizer": adamw, "clip_norm": 1.0, "device": "cpu"}
         | {"total_steps": 40, "current": by_trainer["current"]},
     }
-    results = {name: tuned(arguments, tmp_path / name) for name, arguments in ways.items()}
+    return {name: tuned(arguments, folder / name, **changes) for name, arguments in ways.items()}
+
+
+def test_all_ways_to_train_the_same_find_the_same(tmp_path: Path) -> None:
+    """Initial weights follow from the seed in the same way, and the batches have the same order."""
+    results = tuned_in_all_ways(tmp_path)
     expected = results.pop("model")
     for result in results.values():
         assert result.schedule == expected.schedule
@@ -130,14 +135,7 @@ def test_all_ways_to_train_the_same_find_the_same(tmp_path: Path) -> None:
 
 
 def test_one_run_adapts_alike_in_all_ways(tmp_path: Path) -> None:
-    by_trainer = through_trainer(tmp_path, optimizers=optimizers)
-    ways = {
-        "trainer": by_trainer,
-        "lightning": through_lightning() | {"current": by_trainer["current"]},
-        "model": {"model_fn": Net, "data": loaders(), "optimizer": adamw, "clip_norm": 1.0, "device": "cpu"}
-        | {"total_steps": 40, "current": by_trainer["current"]},
-    }
-    results = {name: tuned(arguments, tmp_path / name, mode="one-run") for name, arguments in ways.items()}
+    results = tuned_in_all_ways(tmp_path, mode="one-run")
     expected = results.pop("model").trace(0)
     for result in results.values():
         assert result.verdict.kind == "not compared"

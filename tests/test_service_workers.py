@@ -20,6 +20,7 @@ from autowarmup.engines.local import LocalEngine, MonitorSettings
 from autowarmup.errors import InputError, RemoteServiceError
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.trials import SegmentResult, TrialSpec
+from autowarmup.service import tuning
 from autowarmup.service.client import RefusedError, ServiceClient, token_from
 from autowarmup.service.messages import StudyRequest, SuggestRequest
 from autowarmup.service.reporter import DroppedError, Reporter
@@ -45,7 +46,7 @@ def config_of_local(folder: Path, task: str, **changes: Any) -> TuneConfig:
 
 def request_of(config: TuneConfig, **settings: Any) -> StudyRequest:
     """What begins the same study on a service."""
-    return StudyRequest(**{name: value for name, value in config if name != "mode"} | settings)
+    return StudyRequest(**dict(tuning.request_of(config)) | settings)
 
 
 def command(service: str, study: str, task: str, *options: str) -> list[str]:

@@ -38,7 +38,7 @@ class TrialState:
     @property
     def schedule(self) -> Schedule:
         """The schedule that it trains with; of a warm-up that adapts, the nearest one so far."""
-        return self.spec.as_applied(self.trace.lr.tolist()).schedule
+        return self.spec.as_applied([self.trace]).schedule
 
     @property
     def end(self) -> int:

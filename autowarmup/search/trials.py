@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -49,10 +49,13 @@ class TrialSpec(Frozen):
     stop_only_on_nonfinite: bool = False
     params: dict[str, float | str] = Field(default_factory=dict)
 
-    def as_applied(self, lrs: Sequence[float]) -> Self:
+    def as_applied(self, parts: Iterable[Trace]) -> Self:
         """The trial with the schedule that it has applied: where its warm-up adapts, the nearest one to the learning
-        rates of its steps so far."""
-        return self if self.climb is None else self.model_copy(update={"schedule": self.climb.schedule_of(lrs)})
+        rates of its steps so far, which are those of consecutive parts of its trace."""
+        if self.climb is None:
+            return self
+        lrs = [lr for part in parts for lr in part.lr.tolist()]
+        return self.model_copy(update={"schedule": self.climb.schedule_of(lrs)})
 
 
 @dataclass(frozen=True)

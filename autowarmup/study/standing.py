@@ -93,7 +93,7 @@ class Standing:
         if outcome == "unstable":
             self._unstable_steps += trial.steps
         if outcome == "completed" and trial.comparable and trial.loss is not None:
-            found = Best(trial.loss, trial.spec.as_applied(trial.lrs), self._objective)
+            found = Best(trial.loss, trial.spec.as_applied(trial.parts), self._objective)
             self.best = found if self.best is None else min(self.best, found, key=lambda best: best.loss)
         return f"trial {number} ({trial.spec.role}) {outcome}{trial.details(outcome)}"
 
@@ -129,7 +129,7 @@ class Standing:
         self._steps += len(trace)
         trial = self._open.setdefault(spec.number, _OpenTrial(spec, self._objective))
         trial.steps += len(trace)
-        trial.lrs += trace.lr.tolist()
+        trial.parts.append(trace)
         if trace.evaluations:
             value = self._objective.of(trace.evaluations[-1])
             trial.loss = None if math.isnan(value) else value
@@ -140,7 +140,7 @@ class _OpenTrial:
     spec: TrialSpec
     objective: Objective
     steps: int = 0
-    lrs: list[float] = field(default_factory=list)
+    parts: list[Trace] = field(default_factory=list)
     loss: float | None = None
     reason: str = ""
 

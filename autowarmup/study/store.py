@@ -18,8 +18,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-import numpy as np
-
 from autowarmup.errors import StudyError
 from autowarmup.instability import Instability
 from autowarmup.search.trials import SegmentResult, TrialSpec
@@ -322,8 +320,8 @@ class StudyStore:
         segments = tuple(self._segments("WHERE number = ?", (number,)))
         if any(one.trace.end != following.trace.start for one, following in pairwise(segments)):
             raise StudyError(f"{self.path} can't be read as a study: trial {number} lacks a part")
-        lrs = np.concatenate([[], *(segment.trace.lr for segment in segments)]).tolist()
-        return StoredTrial(TrialSpec.model_validate_json(spec).as_applied(lrs), outcome, segments, objective)
+        applied = TrialSpec.model_validate_json(spec).as_applied(segment.trace for segment in segments)
+        return StoredTrial(applied, outcome, segments, objective)
 
     @_reads
     def numbers(self) -> list[int]:

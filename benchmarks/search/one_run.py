@@ -32,6 +32,8 @@ from benchmarks.search.tables import FOLDER, SEEDS, Table, table_path
 from benchmarks.search.tasks import TASKS
 
 RESULTS = FOLDER / "one_run.json"
+TWO_OPTIMIZERS = ("muon-gpt",)
+"""Tasks that :class:`Loop` can't train."""
 
 Column = np.ndarray[Any, np.dtype[np.float64]]
 
