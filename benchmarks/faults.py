@@ -183,7 +183,7 @@ class Faults:
                 kill(pid)
             message = driver.communicate()[1].decode()
             assert driver.returncode == 1, driver.returncode
-            assert "ClusterError: the head of the Ray cluster has not answered for 30 seconds" in message
+            assert "ClusterError: the head of the Ray cluster has not answered for 30 seconds" in message, message
             done = reports(folder)
             assert self._driver(folder).wait() == 0
             assert findings(folder) == self.reference

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from benchmarks.faults import Faults
 from tests.cluster import LocalCluster
+from tests.test_study import ROOT
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,6 +50,35 @@ def test_the_driver_is_killed(faults: Faults) -> None:
 
 def test_the_head_is_lost(faults: Faults) -> None:
     assert faults.head_lost()
+
+
+def test_the_head_is_lost_just_before_it_is_asked() -> None:
+    """Calls of Ray that only the head can answer don't return then. Ray's own threads ask it once as they start."""
+    script = """
+import sys
+import time
+from autowarmup import RaySettings
+from autowarmup.engines.cluster import Cluster
+cluster = Cluster(RaySettings(address=sys.argv[1]), gpus=0.0)
+time.sleep(2.0)
+print("connected", flush=True)
+sys.stdin.readline()
+cluster.capacity()
+"""
+    with LocalCluster(nodes=1) as cluster:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", script, cluster.address],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "connected\n"
+        cluster.kill_head()
+        message, _ = driver.communicate("go on\n")
+    assert "ClusterError: the head of the Ray cluster has not answered for 30 seconds" in message
 
 
 def test_checkpoints_are_damaged(faults: Faults) -> None:

@@ -149,7 +149,7 @@ def test_two_processes_train_each_trial_together_through_accidents(cluster: Loca
         kill(struck[-1])
 
     accidents = Accidents(happen, after=4, times=2)
-    both = RaySettings(processes=2)
+    both = RaySettings(processes=2, workers=1)
     autotune(**settings(study=tmp_path / "undisturbed", engine=both))
     autotune(**settings(study=tmp_path / "disturbed", engine=both, progress=accidents))
     assert len(struck) == 2

@@ -9,8 +9,10 @@ import os
 import socket
 import sys
 import sysconfig
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -65,7 +67,7 @@ class Cluster:
 
     @property
     def head_responds(self) -> bool:
-        """Whether the head responds. While it doesn't, calls of Ray that need it block."""
+        """Whether the head responds. While it doesn't, calls of Ray that need it block; see :meth:`_ask_head`."""
         if self._head is None:
             return bool(ray.util.client.ray.is_connected())
         return _is_listening(*self._head)
@@ -94,7 +96,8 @@ class Cluster:
         if self._processes == 1:
             group = WorkerGroup([worker.options(**self._options).remote()])
         else:
-            placement = ray.util.placement_group([self._requested] * self._processes, strategy="PACK")
+            shares = [self._requested] * self._processes
+            placement = self._ask_head(lambda: ray.util.placement_group(shares, strategy="PACK"))
             bundles = [PlacementGroupSchedulingStrategy(placement, rank) for rank in range(self._processes)]
             options = [self._options | {"scheduling_strategy": bundle} for bundle in bundles]
             group = WorkerGroup(
@@ -108,18 +111,18 @@ class Cluster:
         otherwise it is removed when the driver disconnects."""
         group.kill()
         if group.placement_group is not None and self.head_responds:
-            ray.util.remove_placement_group(group.placement_group)
+            self._ask_head(lambda: ray.util.remove_placement_group(group.placement_group))
 
     def capacity(self) -> int:
         """How many workers fit into the cluster at its current size, those that run already included."""
-        processes = sum(_fitting(node["Resources"], self._requested) for node in ray.nodes() if node["Alive"])
+        processes = sum(_fitting(node["Resources"], self._requested) for node in self._nodes())
         return processes // self._processes
 
     def alive_nodes(self) -> frozenset[str]:
         """The IDs of the nodes that are alive; none while the head doesn't respond."""
         if not self.head_responds:
             return frozenset()
-        return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        return frozenset(node["NodeID"] for node in self._nodes())
 
     def describe(self) -> str:
         """The resources that a trial requests and those that the nodes have, as a line for people."""
@@ -130,11 +133,37 @@ class Cluster:
                 for name, amount in sorted(node["Resources"].items())
                 if name in {"CPU", "GPU", *self._requested}
             )
-            for node in ray.nodes()
-            if node["Alive"]
+            for node in self._nodes()
         ]
         times = f"{self._processes} times " if self._processes > 1 else ""
         return f"a trial requests {times}{requested or 'nothing'}; the nodes have: {'; '.join(nodes)}"
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, as Ray describes them."""
+        nodes: list[dict[str, Any]] = self._ask_head(ray.nodes)
+        return [node for node in nodes if node["Alive"]]
+
+    def _ask_head(self, call: Callable[[], Any]) -> Any:
+        """What a call that needs the head returns.
+
+        Where the head is lost while it is asked, the call doesn't return, and Ray ends the process after 60 seconds.
+        So the call runs in a thread of its own, and the head is checked meanwhile.
+
+        Raises:
+            ClusterError: the head has not responded for ``HEAD_TIMEOUT_S`` seconds.
+        """
+        answer: Future[Any] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - raised below, in the thread that asks
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        while not wait([answer], timeout=CHECK_INTERVAL_S / 4).done:
+            self.check_head()
+        return answer.result()
 
     def close(self) -> None:
         """Disconnects, and ends the Ray that was started on this machine for the study. A connection that was there
