@@ -442,6 +442,29 @@ def test_what_is_no_schedule_and_no_optimizer_is_refused() -> None:
         Guard(SCHEDULE, run.optimizer).load_state_dict({"last_epoch": 1})
 
 
+def test_a_step_that_cannot_be_judged_is_refused() -> None:
+    run = Run(mode="protect")
+    losses = nn.functional.cross_entropy(run.model(run.x), run.y, reduction="none")
+    assert run.guard is not None
+    with pytest.raises(InputError, match=r"is judged after loss\.backward\(\)"):
+        run.guard.step(losses.mean())
+    losses.mean().backward()
+    with pytest.raises(InputError, match=r"loss must be a single number.*shape \(512,\)"):
+        run.guard.step(losses)
+
+
+def test_sparse_gradients_are_judged() -> None:
+    model = nn.EmbeddingBag(10, 4, sparse=True)
+    guard = Guard(SCHEDULE, torch.optim.SparseAdam(model.parameters(), lr=0.01), model=model, mode="protect")
+    loss = model(torch.tensor([[1, 1, 2]])).square().mean()
+    loss.backward()
+    assert guard.step(loss)
+    assert model.weight.grad is not None
+    model.weight.grad._values()[0] = math.nan
+    assert not guard.step(loss)
+    assert [event.reason for event in guard.events] == ["non-finite"]
+
+
 # --- The parts -------------------------------------------------------------------------------------------
 
 

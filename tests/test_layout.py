@@ -83,7 +83,7 @@ HOMES = {
     "torch": {"schedule/torch_scheduler.py", "audit/rate_audit.py", "audit/backwards.py"}
     | {f"schedule/{name}.py" for name in ("grouped_scheduler", "freezing")}
     | {f"adaptive/{name}.py" for name in ("slope", "scheduler")}
-    | {f"training/{name}.py" for name in ("rng", "batch", "data", "losses", "average", "distributed")}
+    | {f"training/{name}.py" for name in ("rng", "batch", "data", "losses", "gradients", "average", "distributed")}
     | {f"training/{name}.py" for name in ("identity", "optimizers", "groups", "recipe", "trial", "task")}
     | {f"guard/{name}.py" for name in ("guard", "training", "snapshots", "agreement")}
     | {f"integrations/{name}.py" for name in ("steps", "current", "transformers", "lightning", "accelerate")}

@@ -177,6 +177,23 @@ def test_clipping_limits_the_step_and_records_the_norm_before_it() -> None:
     assert clipped.evaluations[-1].val_loss > free.evaluations[-1].val_loss
 
 
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_sparse_gradients_are_as_good_as_dense_ones(clip_norm: float | None) -> None:
+    """Two rows of a batch may have the same word, so that a gradient has several parts to be added up."""
+    words = np.random.default_rng(0).integers(0, 30, (512, 6))
+    data = (words, words.sum(1) % 3), (words[:64], words[:64].sum(1) % 3)
+
+    def with_bag(sparse: bool) -> Trace:
+        def model() -> nn.Module:
+            return nn.Sequential(nn.EmbeddingBag(30, 8, sparse=sparse), nn.Linear(8, 3))
+
+        return trained(task(model, data, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), clip_norm=clip_norm))
+
+    sparse, dense = with_bag(sparse=True), with_bag(sparse=False)
+    np.testing.assert_allclose(sparse.grad_norm, dense.grad_norm, rtol=1e-5)
+    np.testing.assert_allclose(sparse.loss, dense.loss, rtol=1e-5)
+
+
 def test_parameter_groups_keep_their_ratio() -> None:
     made: list[torch.optim.Optimizer] = []
 

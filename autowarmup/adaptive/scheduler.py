@@ -101,10 +101,13 @@ class AdaptiveWarmup(LRScheduler):
         """Sets the learning rates for the next optimizer step.
 
         Args:
-            epoch: PyTorch's; it can't be given.
+            epoch: of PyTorch's schedulers; it can't be given, and neither is a loss needed.
         """
         if epoch is not None:
-            raise InputError(f"epoch={short(epoch)}: what a warm-up that adapts does next depends on every step before")
+            raise InputError(
+                f"step({short(epoch)}): takes nothing. The losses aren't needed, since it reads the gradients; and no "
+                f"epoch can be jumped to, since what comes next depends on every step before"
+            )
         if self.last_epoch >= 0:
             self._climb.advance()
         super().step()

@@ -170,6 +170,9 @@ class Guard:
 
         Returns:
             Whether to make the optimizer's step.
+
+        Raises:
+            InputError: the loss or the norm isn't a single number; or there are no gradients, and no norm is given.
         """
         if self.should_stop:
             self._training.clear()

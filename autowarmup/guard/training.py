@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from autowarmup.errors import InputError
 from autowarmup.training import rng
+from autowarmup.training.gradients import gradient_norm
 
 State = dict[str, Any]
 
@@ -72,16 +74,33 @@ class Training:
 
     def numbers(self, loss: Tensor | float, grad_norm: Tensor | float | None) -> Tensor:
         """Loss and gradient norm, shape ``(2,)``, on the device. Without a norm it is that of the gradients as they
-        are, unscaled."""
+        are, unscaled.
+
+        Raises:
+            InputError: either isn't a single number, or no parameter has a gradient from which to compute the norm.
+        """
         if grad_norm is None:
+            if all(one.grad is None for one in self.parameters()):
+                raise InputError(
+                    "no parameter of the optimizer has a gradient: a step is judged after loss.backward() and before "
+                    "the gradients are cleared"
+                )
             if self.scaler is not None:
                 for optimizer in self.optimizers:
                     self.scaler.unscale_(optimizer)
-            grad_norm = nn.utils.get_total_norm([one.grad for one in self.parameters() if one.grad is not None])
+            grad_norm = gradient_norm(self.parameters())
         if isinstance(grad_norm, DTensor):
             grad_norm = grad_norm.full_tensor()
-        numbers = [torch.as_tensor(one, device=self.device) for one in (loss, grad_norm)]
-        return torch.stack([number.detach().float().reshape(()) for number in numbers])
+        return torch.stack([self._scalar("loss", loss), self._scalar("grad_norm", grad_norm)])
+
+    def _scalar(self, name: str, given: Tensor | float) -> Tensor:
+        number = torch.as_tensor(given, device=self.device)
+        if number.numel() != 1:
+            raise InputError(
+                f"{name} must be a single number, as of a loss that is averaged over its batch; got a tensor of shape "
+                f"{tuple(number.shape)}"
+            )
+        return number.detach().float().reshape(())
 
     def clear(self) -> None:
         """Clears the gradients."""

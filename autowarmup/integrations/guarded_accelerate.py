@@ -15,6 +15,7 @@ from autowarmup.integrations.gradients import GradNorm
 from autowarmup.integrations.steps import check_optimizer, imported
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.study.result import TuneResult
+from autowarmup.training.gradients import gradient_norm
 
 
 def guard_accelerate(
@@ -145,4 +146,4 @@ def _unscaled_norm(optimizer: Any) -> Tensor:
     with suppress(RuntimeError):
         optimizer.scaler.unscale_(optimizer.optimizer)
     parameters = (one for group in optimizer.param_groups for one in group["params"])
-    return nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+    return gradient_norm(parameters)

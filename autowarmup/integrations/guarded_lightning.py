@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autowarmup.errors import InputError
 from autowarmup.guard.events import Event
@@ -13,6 +13,7 @@ from autowarmup.guard.guard import Guard, Mode
 from autowarmup.integrations.steps import check_optimizer, imported
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.study.result import TuneResult
+from autowarmup.training.gradients import gradient_norm
 
 WHOLE = ("SingleDeviceStrategy", "DDPStrategy", "SingleDeviceXLAStrategy")
 """Strategies with which each process has the whole model."""
@@ -89,7 +90,7 @@ def guard_lightning(schedule: Schedule | TuneResult, mode: Mode = "observe", **s
             if self.guard is None or not self._losses:  # training_step has returned None
                 return
             parameters = (one for group in optimizer.param_groups for one in group["params"])
-            norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+            norm = gradient_norm(parameters)
             loss = torch.stack(self._losses).mean()
             self._losses.clear()
             self._applied = self.guard.step(loss, norm)

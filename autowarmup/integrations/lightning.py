@@ -25,6 +25,7 @@ from autowarmup.integrations.steps import (
     numbers,
 )
 from autowarmup.seeds import derive_seed
+from autowarmup.training.gradients import gradient_norm
 from autowarmup.training.identity import classes_of, digest_of, structure_of
 from autowarmup.training.loop import DescribedLoop, LoopRun
 from autowarmup.training.optimizers import beta2_of
@@ -277,10 +278,7 @@ def _reporting(trainer: Any, monitor: str, run: LoopRun) -> Any:
 
         def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
             """Called before clipping, with gradients that a loss scaler has scaled back."""
-            gradients = [
-                one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None
-            ]
-            self.norm = float(torch.nn.utils.get_total_norm(gradients))
+            self.norm = float(gradient_norm(one for group in optimizer.param_groups for one in group["params"]))
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
             if not outputs:

@@ -25,6 +25,7 @@ from autowarmup.seeds import derive_seed
 from autowarmup.training.average import AveragedWeights
 from autowarmup.training.base import OpenState
 from autowarmup.training.batch import Batch, shapes, size_of, target_of, to_device
+from autowarmup.training.gradients import gradient_norm
 from autowarmup.training.optimizers import groups_of
 from autowarmup.training.recipe import Recipe
 from autowarmup.training.rng import Stream, borrowed, portable, seed_everything, usable
@@ -229,8 +230,7 @@ class ModelTrial:
         optimizers = [optimizer for optimizer in self._optimizers if _has_gradients(optimizer)]
         for optimizer in optimizers:
             self._scaler.unscale_(optimizer)
-        norms = torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None])
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        norm = gradient_norm(self._parameters)
         if self.recipe.settings.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.recipe.settings.clip_norm, norm)
         for optimizer in optimizers:
