@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from autowarmup import AutowarmupError, Guard, Schedule
 from autowarmup.errors import InputError
-from autowarmup.guard import snapshots
+from autowarmup.guard.agreement import Agreement
 from autowarmup.guard.events import Event
 from autowarmup.guard.expected import Band, ExpectedLoss
 from autowarmup.guard.judge import Judge
 from autowarmup.guard.outliers import Outliers
 from autowarmup.guard.plan import Plan
+from autowarmup.guard.snapshots import Snapshots, path_of
 from autowarmup.instability.monitor import Detectors
 
 HORIZON = 120
@@ -371,9 +372,9 @@ def test_a_damaged_snapshot_is_passed_over(damage: str, tmp_path: Path) -> None:
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data if damage == "flipped" else data[:-9])
-    state = snapshots.newest(tmp_path)
+    state = Snapshots(5, tmp_path, Agreement()).newest_in_folder()
     assert state is not None
-    assert snapshots.path_of(tmp_path, state["step"]) == older
+    assert path_of(tmp_path, state["step"]) == older
 
 
 def test_a_state_that_names_other_classes_is_refused() -> None:

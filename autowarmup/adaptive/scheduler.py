@@ -31,7 +31,7 @@ class AdaptiveWarmup(LRScheduler):
 
     It is used like every scheduler of PyTorch: ``scheduler.step()`` after each ``optimizer.step()``. The parameter
     group with the highest learning rate gets the scheduler's, the others keep their ratio to it. Where several
-    processes train together, each has such a scheduler; weights that are sharded as DTensors can't be used.
+    processes train together, each has such a scheduler.
 
     Args:
         optimizer: of PyTorch. Its highest learning rate is the scale at which the climb begins. Groups that are added

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 
@@ -15,8 +17,8 @@ class UpdateSlope:
     """Measures, at each step of an optimizer, the product of the gradient with the update before it.
 
     It changes nothing, and needs a copy of the weights. The gradient is that which the optimizer is about to use: after
-    clipping, and of all batches that were accumulated. Where several processes train together, products are added up
-    over all of them, so that all get the same.
+    clipping, and of all batches that were accumulated. Where several processes train together, it is the mean over
+    them, or with weights that are divided among them (``fully_shard``) the sum of the parts, so that all get the same.
 
     Args:
         optimizer: of PyTorch.
@@ -75,17 +77,35 @@ class UpdateSlope:
         weights = self._weights()
         if self._before is not None:
             products = [
-                (weight.grad * (weight - before)).sum(dtype=torch.float32)
+                (_local(weight.grad) * (_local(weight) - _local(before))).sum(dtype=torch.float32) / _copies(weight)
                 for weight, before in zip(weights, self._before, strict=True)
                 if weight.grad is not None
             ]
             total = torch.zeros((), device=weights[0].device)
             for product in products:
                 total += product.to(total.device)
-            if dist.is_available() and dist.is_initialized():
+            if _together():
                 dist.all_reduce(total)
             self._slope = total
         self._before = [weight.clone() for weight in weights]
 
     def _weights(self) -> list[Tensor]:
         return [weight for group in self._optimizer.param_groups for weight in group["params"]]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's part of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _copies(weight: Tensor) -> int:
+    """How many processes have the same part of a weight."""
+    processes = dist.get_world_size() if _together() else 1
+    if not isinstance(weight, DTensor):
+        return processes
+    shards = zip(weight.device_mesh.shape, weight.placements, strict=True)
+    return processes // math.prod(size for size, placement in shards if placement.is_shard())
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()

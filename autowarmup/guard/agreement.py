@@ -30,12 +30,22 @@ class Agreement:
             stacked /= dist.get_world_size()
         return stacked.double().tolist()
 
+    @property
+    def part(self) -> str:
+        """The name of what this process has of what is divided among all of them."""
+        return f"{self.rank + 1}-of-{dist.get_world_size()}" if _together() else "1-of-1"
+
     def from_first(self, make: Callable[[], T]) -> T:
         """What the first process makes, in all of them."""
         made: list[Any] = [make() if self.first else None]
         if _together():
             dist.broadcast_object_list(made)
         return made[0]  # type: ignore[no-any-return]
+
+    def from_each(self, make: Callable[[], T | None]) -> T | None:
+        """What this process makes, if none of them makes None; None otherwise."""
+        made = make()
+        return made if all(self.all(made is not None)) else None
 
     def all(self, own: T) -> list[T]:
         """What each process has, by its rank."""

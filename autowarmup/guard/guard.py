@@ -21,8 +21,8 @@ from autowarmup.guard.plan import Plan
 from autowarmup.guard.planned import planned
 from autowarmup.guard.policy import LOWER, Policy
 from autowarmup.guard.record import Record
-from autowarmup.guard.snapshots import Snapshots, newest
-from autowarmup.guard.training import State, Stateful, Training
+from autowarmup.guard.snapshots import Snapshots
+from autowarmup.guard.training import State, Stateful, Training, check_protectable
 from autowarmup.instability.monitor import Detectors
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.study.result import TuneResult
@@ -133,8 +133,8 @@ class Guard:
         horizon = self._schedule.horizon
         self._judge = Judge(detectors or Detectors(), horizon, trivial_loss, band)
         self._policy = Policy(horizon, self._schedule.duration, max_interventions)
-        self._folder = None if folder is None else Path(folder)
-        self._snapshots = Snapshots(keep, self._folder, self._agreement.first)
+        place = None if folder is None else Path(folder)
+        self._snapshots = Snapshots(keep, place, self._agreement, divided=self._training.is_divided)
         self._every = snapshot_every or max(10, horizon // 50)
         self._healthy = HEALTHY
         self._had_state = False
@@ -249,12 +249,9 @@ class Guard:
             The number of the step that comes next, counted from 0; 0 where there is no snapshot.
 
         Raises:
-            InputError: the guard has no folder.
+            InputError: the guard has no folder, or its snapshots are of another number of processes.
         """
-        if self._folder is None:
-            raise InputError("folder=None: only a guard with a folder can resume; its snapshots were in memory")
-        folder = self._folder
-        state = self._agreement.from_first(lambda: newest(folder))
+        state = self._snapshots.newest_in_folder()
         if state is None:
             return 0
         self._training.go_on(state, state["randoms"][self._agreement.rank])
@@ -348,7 +345,7 @@ class Guard:
         A warm-up goes on from where it was then; the decay isn't gone back in, so that the run ends when it should. Of
         a lost optimizer state only that is put back: the weights are good."""
         margin = 0 if finding.reason == "optimizer-state-lost" else HEALTHY
-        found = self._snapshots.newest_before(self._judge.count - finding.ago - margin, self._agreement.from_first)
+        found = self._snapshots.newest_before(self._judge.count - finding.ago - margin)
         if found is None:
             return None
         snapshot, state = found
@@ -388,8 +385,8 @@ def _check(mode: str, optimizers: list[Any], model: nn.Module | None, most: int,
         raise InputError(f"optimizer={short(optimizers)}: must be a torch.optim.Optimizer, or several")
     if mode not in get_args(Mode):
         raise InputError(f"mode={short(mode)}: must be 'observe' or 'protect'{nearest(str(mode), get_args(Mode))}")
-    if mode == "protect" and model is None:
-        raise InputError("model=None: mode='protect' needs the model, whose weights it goes back to")
+    if mode == "protect":
+        check_protectable(model)
     for name, value, low, high in (
         ("max_interventions", most, 0, 1000), ("snapshot_every", every, 1, 10**9), ("keep", keep, 2, 100),
     ):  # fmt: skip

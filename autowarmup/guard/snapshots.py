@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from autowarmup import checked_file
+from autowarmup.errors import InputError
+from autowarmup.guard.agreement import Agreement
+from autowarmup.values import short
 
 LOG = logging.getLogger("autowarmup.guard")
 
 State = dict[str, Any]
-Agreed = Callable[[Callable[[], State | None]], State | None]
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,22 @@ class Snapshot:
 class Snapshots:
     """The last snapshots, each about twice as old as the one after it, and the first one.
 
+    Of several processes that train together the first one has them, for all. Where the model is divided among them,
+    each has those of its own part, and one is used if all parts are intact.
+
     Args:
         keep: how many, at least 2.
-        folder: where they are; None: in memory. A file carries its checksum; one that is damaged isn't used.
-        holds: whether this process has them; of several that train together the first one has.
+        folder: where they are, parts in folders of their own; None: in memory. A file carries its checksum; one that is
+            damaged isn't used.
+        agreement: of the processes.
+        divided: whether the model is divided among them.
     """
 
-    def __init__(self, keep: int, folder: Path | None, holds: bool = True) -> None:
-        self._keep, self._folder, self._holds = keep, folder, holds
+    def __init__(self, keep: int, folder: Path | None, agreement: Agreement, divided: bool = False) -> None:
+        self._keep, self._root, self._agreement = keep, folder, agreement
+        self._folder = folder / agreement.part if folder is not None and divided else folder
+        self._holds = divided or agreement.first
+        self._agreed = agreement.from_each if divided else agreement.from_first
         self._kept: list[Snapshot] = []
 
     @property
@@ -67,24 +77,45 @@ class Snapshots:
         if len(self._kept) > self._keep:
             self._drop(self._kept[self._superfluous(step)])
 
-    def newest_before(self, count: int, agreed: Agreed) -> tuple[int, State] | None:
+    def newest_before(self, count: int) -> tuple[int, State] | None:
         """The newest intact snapshot with at most so many applied steps.
 
         Newer ones are dropped, since what is in them may be damaged.
 
         Args:
             count: applied steps.
-            agreed: calls a function in the first process and returns what it returns in all.
 
         Returns:
             Its step and what is in it, safe to be changed; None where there is none.
         """
         while self._kept:
             snapshot = self._kept[-1]
-            state = agreed(lambda: self._read(snapshot)) if snapshot.count <= count else None  # noqa: B023
+            state = self._agreed(lambda: self._read(snapshot)) if snapshot.count <= count else None  # noqa: B023
             if state is not None:
                 return snapshot.step, state
             self._drop(snapshot)
+        return None
+
+    def newest_in_folder(self) -> State | None:
+        """The newest intact snapshot of an earlier run; None where there is none.
+
+        Raises:
+            InputError: there is no folder, or the model was divided among another number of processes.
+        """
+        folder = self._folder
+        if folder is None or self._root is None:
+            raise InputError("folder=None: only a guard with a folder can resume; its snapshots were in memory")
+        steps = self._agreement.from_first(lambda: steps_in(folder))
+        if not steps and any(self._root.rglob("snapshot-*.pt")):
+            raise InputError(
+                f"folder={short(str(self._root))}: its snapshots are of a model that was divided among another number "
+                f"of processes; resume with as many"
+            )
+        for step in steps:
+            state = self._agreed(lambda: read(path_of(folder, step)))  # noqa: B023
+            if state is not None:
+                return state
+            LOG.warning("the snapshot of step %d in %s is damaged and isn't used", step, folder)
         return None
 
     def _read(self, snapshot: Snapshot) -> State | None:
@@ -104,14 +135,9 @@ class Snapshots:
         )
 
 
-def newest(folder: Path) -> State | None:
-    """The newest intact snapshot in a folder; None where there is none."""
-    for path in sorted(folder.glob("snapshot-*.pt"), reverse=True):
-        state = read(path)
-        if state is not None:
-            return state
-        LOG.warning("%s is damaged and isn't used", path)
-    return None
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the snapshots in a folder, newest first."""
+    return sorted((int(path.stem.removeprefix("snapshot-")) for path in folder.glob("snapshot-*.pt")), reverse=True)
 
 
 def read(path: Path) -> State | None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -67,6 +68,11 @@ class Training:
     def has_state(self) -> bool:
         """Whether an optimizer has a state."""
         return any(optimizer.state for optimizer in self.optimizers)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether processes have a part of the parameters each, as with ``fully_shard``."""
+        return any(isinstance(one, DTensor) for one in self.parameters())
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Those of the optimizers."""
@@ -146,3 +152,18 @@ class Training:
         if self.loader is not None:
             self.loader.load_state_dict(state["loader"])
         rng.restore(rng.usable(random), self.device)
+
+
+def check_protectable(model: nn.Module | None) -> None:
+    """Checks that the weights of a model can be kept and put back.
+
+    Raises:
+        InputError: there is no model, or it is divided in a way that doesn't allow it.
+    """
+    if model is None:
+        raise InputError("model=None: mode='protect' needs the model, whose weights it goes back to")
+    if any(isinstance(one, FullyShardedDataParallel) for one in model.modules()):
+        raise InputError(
+            "model is divided by FullyShardedDataParallel, whose weights can't be put back: divide it by fully_shard, "
+            "or use mode='observe'"
+        )

@@ -104,8 +104,8 @@ def made_guard(
         raise InputError("DeepSpeed's engine makes the optimizer steps: none of them can be held back, so use Guard")
     if kind in ("FSDP", "MEGATRON_LM") and mode == "protect":
         raise InputError(
-            f"mode='protect': with {kind} each process has a piece of the model, and snapshots are of the whole: use "
-            f"mode='observe'"
+            f"mode='protect': a model that {kind} divides among processes can only be observed here: use "
+            f"mode='observe', or fully_shard and a Guard in a loop of your own"
         )
     check_optimizer(optimizer.optimizer, "the Accelerator")
     plain = accelerator.unwrap_model(model)

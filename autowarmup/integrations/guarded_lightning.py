@@ -142,8 +142,8 @@ def _optimizer(trainer: Any, module: Any, mode: Mode) -> Any:
         )
     if mode == "protect" and strategy not in WHOLE:
         raise InputError(
-            f"mode='protect': with {strategy} each process may have a piece of the model, and snapshots are of the "
-            f"whole: use mode='observe'"
+            f"mode='protect': a model that {strategy} may divide among processes can only be observed here: use "
+            f"mode='observe', or fully_shard and a Guard in a loop of your own"
         )
     made = trainer.optimizers
     if len(made) != 1 or not isinstance(made[0], torch.optim.Optimizer) or not made[0].param_groups:
