@@ -26,7 +26,7 @@ from autowarmup import Schedule, SearchSpace, TuneResult, autotune
 from autowarmup.errors import StudyError, StudyLockedError, StudyMismatchError, TaskFailedError
 from autowarmup.study.store import StudyStore
 from autowarmup.training.task import ModelTask
-from tests.tasks import linear, settings, wide
+from tests.tasks import digits, linear, settings, wide
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = """
@@ -261,6 +261,15 @@ def test_where_every_candidate_diverges_nothing_is_stable(tmp_path: Path) -> Non
     assert all(record.instability.detected == 1 for record in result.records if record.instability)
     assert "nothing stable" in result.summary()
     assert TuneResult.load(tmp_path) == result
+
+
+def test_where_no_run_learns_anything_it_says_so(tmp_path: Path) -> None:
+    """Labels that have nothing to do with the images."""
+    data = tuple((x, np.random.default_rng(0).permutation(y)) for x, y in digits())
+    told = autotune(**settings(data=data, study=tmp_path / "wrong")).verdict.message
+    assert "No run learned much" in told
+    assert "ignore the input have one of 2.30" in told
+    assert "learned" not in autotune(**settings(study=tmp_path / "right")).verdict.message
 
 
 def test_a_cliff_is_avoided_and_its_foot_recorded(tmp_path: Path) -> None:

@@ -177,6 +177,18 @@ def test_clipping_limits_the_step_and_records_the_norm_before_it() -> None:
     assert clipped.evaluations[-1].val_loss > free.evaluations[-1].val_loss
 
 
+def test_arrays_have_the_type_that_models_have_by_default() -> None:
+    (x, y), validation = digits()
+    data = (x.astype("float64"), y), validation
+    assert same(trained(task(linear, data)), trained(task(linear)))
+    torch.set_default_dtype(torch.float64)
+    try:
+        trace = trained(task(linear, (data[0], (validation[0].astype("float64"), validation[1]))))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert trace.evaluations[-1].val_loss < trace.evaluations[0].val_loss
+
+
 @pytest.mark.parametrize("clip_norm", [None, 0.01])
 def test_sparse_gradients_are_as_good_as_dense_ones(clip_norm: float | None) -> None:
     """Two rows of a batch may have the same word, so that a gradient has several parts to be added up."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from autowarmup.instability.collapse import Collapse
 from autowarmup.instability.monitor import Detectors
 from autowarmup.schedule.extrapolation import shortened
 from autowarmup.schedule.ranges import Rate
@@ -90,6 +91,13 @@ class TuneConfig(Frozen):
     objective: Objective = LOSS
     detectors: Detectors = Field(default_factory=Detectors)
     task: dict[str, Any] = Field(default_factory=dict)
+
+    def learned_nothing(self, final_loss: float) -> bool:
+        """Whether a final loss is hardly better than that of a predictor which ignores its input, where that is
+        known."""
+        if self.trivial_loss is None or not self.objective.is_loss:
+            return False
+        return final_loss > self.trivial_loss - Collapse.SMALLEST * abs(self.trivial_loss)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

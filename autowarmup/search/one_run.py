@@ -14,7 +14,6 @@ import numpy as np
 
 from autowarmup.adaptive.climb import FIRST, ClimbSettings
 from autowarmup.errors import TaskFailedError
-from autowarmup.instability.collapse import Collapse
 from autowarmup.schedule.ranges import LOWEST_RATE, PeakRange
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.decisions import Arrival, Conclusion, Decision, Decisions, Finish, Start, Wait
@@ -117,14 +116,7 @@ class OneRun:
         return Finish(trial.spec.number, outcome)
 
     def _broke(self, trial: TrialState) -> bool:
-        return trial.final_loss is None or self._learned_nothing(trial.final_loss)
-
-    def _learned_nothing(self, final_loss: float) -> bool:
-        """Whether a final loss is no better than that of a predictor which ignores its input, where that is known."""
-        trivial = self.config.trivial_loss
-        if trivial is None or not self.config.objective.is_loss:
-            return False
-        return final_loss > trivial - Collapse.SMALLEST * abs(trivial)
+        return trial.final_loss is None or self.config.learned_nothing(trial.final_loss)
 
     def _conclusion(self) -> Conclusion:
         best = min(self._trials, key=_final)
@@ -156,7 +148,7 @@ class OneRun:
         free = best.spec.climb is not None and best.spec.climb.peak is None
         if free and np.mean(np.diff(best.trace.lr[: schedule.duration + 1]) < 0.0) <= HARDLY_EVER:
             told.append("It hardly ever had to go back, as where today's is far too low: try a higher current_peak.")
-        if self._learned_nothing(best.final_loss):
+        if self.config.learned_nothing(best.final_loss):
             told.append(f"That is no better than ignoring the input ({self.config.trivial_loss:.4g}). {lower}")
         told.append("Nothing was compared: whether another schedule is better, such as today's, isn't known.")
         return " ".join(told)

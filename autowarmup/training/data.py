@@ -201,7 +201,8 @@ def _pair(data: Any) -> tuple[Any, Any]:
 
 
 def _dataset(data: Any, name: str) -> Any:
-    """Tensors and arrays as a TensorDataset; everything else as it is."""
+    """Tensors and arrays as a TensorDataset, float64 (NumPy's default) as PyTorch's default type; everything else as it
+    is."""
     if data is None:
         raise InputError(f"no {name} data: {EXPECTED}")
     if isinstance(data, np.ndarray | torch.Tensor):
@@ -218,7 +219,8 @@ def _dataset(data: Any, name: str) -> Any:
     lengths = [len(tensor) for tensor in tensors]
     if len(set(lengths)) > 1:
         raise InputError(f"the {name} data's arrays have different lengths: {', '.join(map(str, lengths))}")
-    return TensorDataset(*(tensor.float() if tensor.dtype == torch.float64 else tensor for tensor in tensors))
+    default = torch.get_default_dtype()
+    return TensorDataset(*(tensor.to(default) if tensor.dtype == torch.float64 else tensor for tensor in tensors))
 
 
 def _is_indexed(data: Any) -> bool:
