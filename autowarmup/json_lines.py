@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ class JsonLines:
     steps.
 
     Args:
-        path: the file; where it is there it goes on.
+        path: the file; where it is there it goes on, on a line of its own.
 
     Raises:
         InputError: it can't be written.
@@ -31,10 +32,13 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         try:
+            unfinished = path.exists() and not _ends_with_a_line(path)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise InputError(f"record={str(path)!r} can't be written: {error.strerror}") from error
         self._flushed = 0.0
+        if unfinished:
+            self._file.write("\n")
 
     def add(self, line: str) -> None:
         """One line of many, as JSON."""
@@ -51,3 +55,29 @@ class JsonLines:
     def close(self) -> None:
         """Nothing more is written."""
         self._file.close()
+
+
+def parsed(line: str) -> Any:
+    """What a line says; None for the beginning of an object, which a process that was killed has left unfinished.
+
+    Raises:
+        ValueError: it is no JSON.
+
+    Example:
+        >>> parsed('{"step": 0}'), parsed('{"step": 1, "lo')
+        ({'step': 0}, None)
+    """
+    try:
+        return json.loads(line)
+    except ValueError:
+        if line.startswith("{"):
+            return None
+        raise
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"

@@ -517,6 +517,8 @@ def test_a_recording_has_every_step(tmp_path: Path) -> None:
         train(model, optimizer, scheduler, 6)
         saved = copy.deepcopy([part.state_dict() for part in (optimizer, scheduler, audit)])
         train(model, optimizer, scheduler, 3)  # lost in a crash, and made again below
+    with file.open("a") as cut:
+        cut.write('{"step": 9, "lr')
 
     model, optimizer = training()
     with RateAudit(optimizer, PLAN, mode="raise", record=file) as audit:

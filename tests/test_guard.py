@@ -24,7 +24,9 @@ from autowarmup.guard.expected import Band, ExpectedLoss
 from autowarmup.guard.judge import Judge
 from autowarmup.guard.outliers import Outliers
 from autowarmup.guard.plan import Plan
+from autowarmup.guard.reading import source_of
 from autowarmup.guard.snapshots import Snapshots, path_of
+from autowarmup.instability.history import Step
 from autowarmup.instability.monitor import Detectors
 
 HORIZON = 120
@@ -411,6 +413,18 @@ def test_the_record_has_the_plan_every_step_and_every_event(tmp_path: Path) -> N
     assert steps[60]["grad_norm"] is None
     np.testing.assert_allclose([line["lr"] for line in steps], SCHEDULE.curve(), rtol=1e-12)
     assert [Event.model_validate(line["event"]) for line in lines if "event" in line] == told == run.events
+
+
+def test_a_record_goes_on_after_a_line_that_a_killed_process_left_unfinished(tmp_path: Path) -> None:
+    file = tmp_path / "run.jsonl"
+    for until in (50, HORIZON):
+        run = Run(mode="observe", record=file).train(until)
+        assert run.guard is not None
+        run.guard.close()
+        with file.open("a") as killed:
+            killed.write('{"step": 9, "lr": 0.00')
+    steps = [one.number for one in source_of(file, None).fresh() if isinstance(one, Step)]
+    assert steps == [*range(50), *range(HORIZON)]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from autowarmup.audit.finding import Finding
 from autowarmup.errors import InputError
-from autowarmup.json_lines import JsonLines
+from autowarmup.json_lines import JsonLines, parsed
 from autowarmup.schedule.schedule import ContinuedSchedule, Schedule
 from autowarmup.values import short
 
@@ -76,22 +75,21 @@ class Recorder(JsonLines):
 
 
 def read(path: Path) -> list[Part]:
-    """The parts of a recording, without those that have no step. A last line that was cut short is left out.
+    """The parts of a recording, without those that have no step. Lines that were cut short are left out.
 
     Raises:
         InputError: the file can't be read, or is no recording.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it isn't text"
         raise InputError(f"{path} can't be read as a recording of RateAudit: {reason}") from error
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
     parts: list[Part] = []
     for number, line in enumerate(lines, start=1):
         try:
-            _take(json.loads(line), parts)
+            if (found := parsed(line)) is not None:
+                _take(found, parts)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(
                 f"{path} is not a recording of RateAudit: line {number} is {short(line.strip())}; the first line of a "

@@ -12,6 +12,7 @@ from autowarmup.errors import InputError
 from autowarmup.guard.events import Event
 from autowarmup.guard.record import FORMAT
 from autowarmup.instability.history import Step
+from autowarmup.json_lines import parsed
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.values import nearest, short
 
@@ -53,7 +54,8 @@ class Source(Protocol):
 
 
 class Lines:
-    """A file of JSON lines. A last line that isn't complete yet is left for the next time.
+    """A file of JSON lines. A last line that isn't complete yet is left for the next time; one that a killed process
+    left unfinished is passed over.
 
     Args:
         path: the file.
@@ -100,10 +102,11 @@ class Lines:
         if not line.strip():
             return None
         try:
-            read = json.loads(line)
-            if isinstance(read, dict):
-                self._keys |= read.keys()
-                return entry(read, self._loss)
+            if (found := parsed(line)) is None:
+                return None
+            if isinstance(found, dict):
+                self._keys |= found.keys()
+                return entry(found, self._loss)
         except (ValueError, KeyError, TypeError) as error:
             raise self._refused(line) from error
         raise self._refused(line)
