@@ -366,6 +366,30 @@ def test_a_run_that_was_killed_goes_on_from_its_folder_exactly_as_after_the_snap
     assert twice[0].loss() < Run(norm=True).train().loss() + 0.1
 
 
+def test_a_folder_with_another_run_is_not_begun_in(tmp_path: Path) -> None:
+    """Its later snapshots would be taken for those of the new run."""
+    first = Run(mode="protect", folder=tmp_path).train(until=75)
+    assert first.guard is not None
+    with pytest.raises(InputError, match=r"has snapshots of a run, up to step 71: go on with it by resume"):
+        Run(mode="protect", folder=tmp_path).train(until=1)
+    third = Run(mode="protect", folder=tmp_path)
+    assert third.guard is not None
+    saved = first.guard.state_dict() | {"step": 30}
+    third.guard.load_state_dict(saved)  # as a framework's checkpoint does
+    third.train(first=30, until=31)
+    assert max(int(path.stem[-9:]) for path in tmp_path.glob("*.pt")) <= 30
+
+
+def test_snapshots_of_another_training_are_refused(tmp_path: Path) -> None:
+    Run(mode="protect", folder=tmp_path).train(until=75)
+    wider = Run(mode="observe", norm=True)
+    with pytest.raises(InputError, match="the snapshot is of another model"):
+        Guard(SCHEDULE, wider.optimizer, mode="protect", model=wider.model, folder=tmp_path).resume()
+    optimizer = torch.optim.SGD(Run().model.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="of a training with AdamW, and this one has SGD"):
+        Guard(SCHEDULE, optimizer, mode="protect", model=Run().model, folder=tmp_path).resume()
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_damaged_snapshot_is_passed_over(damage: str, tmp_path: Path) -> None:
     run = Run(mode="protect", folder=tmp_path).train(until=75)

@@ -144,6 +144,7 @@ class Guard:
         if self._record:
             self._record.begin(self._schedule, mode, band)
         self._step = 0
+        self._begun = False
         self._ended = False
         self.events: list[Event] = []
         self.should_stop = False
@@ -172,8 +173,12 @@ class Guard:
             Whether to make the optimizer's step.
 
         Raises:
-            InputError: the loss or the norm isn't a single number; or there are no gradients, and no norm is given.
+            InputError: the loss or the norm isn't a single number; there are no gradients, and no norm is given; or
+                ``folder`` has another run's snapshots.
         """
+        if self._protects and not self._begun:
+            self._snapshots.begin(self._step)
+            self._begun = True
         if self.should_stop:
             self._training.clear()
             return False
@@ -249,9 +254,9 @@ class Guard:
             The number of the step that comes next, counted from 0; 0 where there is no snapshot.
 
         Raises:
-            InputError: the guard has no folder, or its snapshots are of another number of processes.
+            InputError: the guard has no folder, or its snapshots are of another training.
         """
-        state = self._snapshots.newest_in_folder()
+        state, self._begun = self._snapshots.newest_in_folder(), True
         if state is None:
             return 0
         self._training.go_on(state, state["randoms"][self._agreement.rank])

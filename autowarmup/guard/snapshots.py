@@ -96,6 +96,25 @@ class Snapshots:
             self._drop(snapshot)
         return None
 
+    def begin(self, step: int) -> None:
+        """Begins at a step without going on from the folder. Snapshots of later steps would be taken for this run's, so
+        those that were left behind, as where a checkpoint of the training's own was gone back to, are deleted.
+
+        Raises:
+            InputError: a run begins at its first step, and the folder has those of another one.
+        """
+        folder = self._folder
+        if folder is None:
+            return
+        later = [there for there in self._agreement.from_first(lambda: steps_in(folder)) if there > step]
+        if later and step == 0:
+            raise InputError(
+                f"folder={short(str(self._root))} has snapshots of a run, up to step {later[0]}: go on with it by "
+                f"resume(), or begin in another folder"
+            )
+        for there in later if self._holds else ():
+            path_of(folder, there).unlink(missing_ok=True)
+
     def newest_in_folder(self) -> State | None:
         """The newest intact snapshot of an earlier run; None where there is none.
 

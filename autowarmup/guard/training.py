@@ -74,6 +74,11 @@ class Training:
         """Whether processes have a part of the parameters each, as with ``fully_shard``."""
         return any(isinstance(one, DTensor) for one in self.parameters())
 
+    @property
+    def _kinds(self) -> list[str]:
+        """The optimizers' classes."""
+        return [type(one).__name__ for one in self.optimizers]
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Those of the optimizers."""
         return (one for optimizer in self.optimizers for group in optimizer.param_groups for one in group["params"])
@@ -126,6 +131,7 @@ class Training:
             "model": self.model.state_dict(),
             "buffers": dict(self.model.named_buffers()),  # those that a state dict leaves out
             "optimizers": [one.state_dict() for one in self.optimizers],
+            "kinds": self._kinds,
             "random": rng.portable(rng.capture(self.device)),
         } | {name: one.state_dict() for name, one in others.items() if one is not None}
 
@@ -147,8 +153,20 @@ class Training:
             optimizer.load_state_dict(saved)
 
     def go_on(self, state: State, random: State) -> None:
-        """Puts back everything."""
-        self.go_back(state)
+        """Puts back everything.
+
+        Raises:
+            InputError: the state is another training's.
+        """
+        if state["kinds"] != self._kinds:
+            raise InputError(
+                f"the snapshot is of a training with {', '.join(state['kinds'])}, and this one has "
+                f"{', '.join(self._kinds)}"
+            )
+        try:
+            self.go_back(state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError(f"the snapshot is of another model or of other parameter groups: {error}") from error
         if self.loader is not None:
             self.loader.load_state_dict(state["loader"])
         rng.restore(rng.usable(random), self.device)
