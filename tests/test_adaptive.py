@@ -157,7 +157,7 @@ def test_the_schedule_is_near_to_what_was_applied(slopes: list[float | None]) ->
         told = Schedule(**(schedule.model_dump() | {"shape": shape})).curve()[:40]
         return abs(float(told.sum()) - sum(applied))
 
-    assert distance(schedule.shape.kind) == min(map(distance, SHAPES))
+    assert distance(schedule.shape.kind) == pytest.approx(min(map(distance, SHAPES)), rel=1e-9)  # shapes may coincide
 
 
 @given(st.lists(st.sampled_from([DOWNHILL, UPHILL]), min_size=60, max_size=60), st.integers(0, 60))
