@@ -43,7 +43,7 @@ class Run:
             self.model = fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=peak, momentum=0.9)
         self.schedule = Schedule(peak=peak, horizon=HORIZON, warmup_steps=20, shape="linear")
-        self._rank, self._draw = rank, torch.Generator().manual_seed(rank)
+        self._rank = rank
 
     def losses(self, first: int, until: int, fault: str = "") -> Any:
         """Yields the loss of each step, with gradients that were computed."""

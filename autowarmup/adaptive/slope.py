@@ -17,8 +17,8 @@ class UpdateSlope:
     """Measures, at each step of an optimizer, the product of the gradient with the update before it.
 
     It changes nothing, and needs a copy of the weights. The gradient is that which the optimizer is about to use: after
-    clipping, and of all batches that were accumulated. Where several processes train together, it is the mean over
-    them, or with weights that are divided among them (``fully_shard``) the sum of the parts, so that all get the same.
+    clipping, and of all batches that were accumulated. Where several processes train together, the slope is the mean
+    over them, or with weights that are divided among them (``fully_shard``) the sum of the parts: all get the same.
 
     Args:
         optimizer: of PyTorch.
@@ -76,16 +76,14 @@ class UpdateSlope:
     def _measure(self) -> None:
         weights = self._weights()
         if self._before is not None:
-            products = [
-                (_local(weight.grad) * (_local(weight) - _local(before))).sum(dtype=torch.float32) / _copies(weight)
-                for weight, before in zip(weights, self._before, strict=True)
-                if weight.grad is not None
-            ]
             total = torch.zeros((), device=weights[0].device)
-            for product in products:
-                total += product.to(total.device)
-            if _together():
+            for weight, before in zip(weights, self._before, strict=True):
+                if weight.grad is not None:
+                    product = (_local(weight.grad) * (_local(weight) - _local(before))).sum(dtype=torch.float32)
+                    total.add_(product.to(total.device), alpha=_parts(weight))
+            if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(total)
+                total /= dist.get_world_size()
             self._slope = total
         self._before = [weight.clone() for weight in weights]
 
@@ -98,14 +96,9 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _copies(weight: Tensor) -> int:
-    """How many processes have the same part of a weight."""
-    processes = dist.get_world_size() if _together() else 1
+def _parts(weight: Tensor) -> int:
+    """Into how many parts it is divided among processes."""
     if not isinstance(weight, DTensor):
-        return processes
+        return 1
     shards = zip(weight.device_mesh.shape, weight.placements, strict=True)
-    return processes // math.prod(size for size, placement in shards if placement.is_shard())
-
-
-def _together() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return math.prod(size for size, placement in shards if placement.is_shard())

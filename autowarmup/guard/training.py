@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from autowarmup.errors import InputError
 from autowarmup.training import rng
 from autowarmup.training.gradients import gradient_norm
+from autowarmup.training.optimizers import groups_of, highest_lr, parameters_of
 
 State = dict[str, Any]
 
@@ -46,18 +47,17 @@ class Training:
     @property
     def lr(self) -> float:
         """The highest learning rate of the optimizers' parameter groups."""
-        return max(float(group["lr"]) for one in self.optimizers for group in one.param_groups)
+        return highest_lr(self.optimizers)
 
     @property
     def base_lr(self) -> float:
         """The highest learning rate that the groups came with, before any scheduler."""
-        groups = [group for one in self.optimizers for group in one.param_groups]
-        return max(float(group.get("initial_lr", group["lr"])) for group in groups)
+        return max(float(group.get("initial_lr", group["lr"])) for group in groups_of(self.optimizers))
 
     @property
     def device(self) -> torch.device:
         """That of the parameters."""
-        return next(self.parameters()).device
+        return self.parameters()[0].device
 
     @property
     def rescales(self) -> bool:
@@ -79,9 +79,9 @@ class Training:
         """The optimizers' classes."""
         return [type(one).__name__ for one in self.optimizers]
 
-    def parameters(self) -> Iterator[nn.Parameter]:
+    def parameters(self) -> list[nn.Parameter]:
         """Those of the optimizers."""
-        return (one for optimizer in self.optimizers for group in optimizer.param_groups for one in group["params"])
+        return parameters_of(self.optimizers)
 
     def numbers(self, loss: Tensor | float, grad_norm: Tensor | float | None) -> Tensor:
         """Loss and gradient norm, shape ``(2,)``, on the device. Without a norm it is that of the gradients as they
@@ -90,8 +90,9 @@ class Training:
         Raises:
             InputError: either isn't a single number, or no parameter has a gradient from which to compute the norm.
         """
+        parameters = self.parameters()
         if grad_norm is None:
-            if all(one.grad is None for one in self.parameters()):
+            if all(one.grad is None for one in parameters):
                 raise InputError(
                     "no parameter of the optimizer has a gradient: a step is judged after loss.backward() and before "
                     "the gradients are cleared"
@@ -99,19 +100,11 @@ class Training:
             if self.scaler is not None:
                 for optimizer in self.optimizers:
                     self.scaler.unscale_(optimizer)
-            grad_norm = gradient_norm(self.parameters())
+            grad_norm = gradient_norm(parameters)
         if isinstance(grad_norm, DTensor):
             grad_norm = grad_norm.full_tensor()
-        return torch.stack([self._scalar("loss", loss), self._scalar("grad_norm", grad_norm)])
-
-    def _scalar(self, name: str, given: Tensor | float) -> Tensor:
-        number = torch.as_tensor(given, device=self.device)
-        if number.numel() != 1:
-            raise InputError(
-                f"{name} must be a single number, as of a loss that is averaged over its batch; got a tensor of shape "
-                f"{tuple(number.shape)}"
-            )
-        return number.detach().float().reshape(())
+        device = parameters[0].device
+        return torch.stack([_scalar("loss", loss, device), _scalar("grad_norm", grad_norm, device)])
 
     def clear(self) -> None:
         """Clears the gradients."""
@@ -170,6 +163,16 @@ class Training:
         if self.loader is not None:
             self.loader.load_state_dict(state["loader"])
         rng.restore(rng.usable(random), self.device)
+
+
+def _scalar(name: str, given: Tensor | float, device: torch.device) -> Tensor:
+    number = torch.as_tensor(given, device=device)
+    if number.numel() != 1:
+        raise InputError(
+            f"{name} must be a single number, as of a loss that is averaged over its batch; got a tensor of shape "
+            f"{tuple(number.shape)}"
+        )
+    return number.detach().float().reshape(())
 
 
 def check_protectable(model: nn.Module | None) -> None:

@@ -16,6 +16,7 @@ from autowarmup.integrations.steps import check_optimizer, imported
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.study.result import TuneResult
 from autowarmup.training.gradients import gradient_norm
+from autowarmup.training.optimizers import parameters_of
 
 
 def guard_accelerate(
@@ -145,5 +146,4 @@ def _unscaled_norm(optimizer: Any) -> Tensor:
     clipped by their values."""
     with suppress(RuntimeError):
         optimizer.scaler.unscale_(optimizer.optimizer)
-    parameters = (one for group in optimizer.param_groups for one in group["params"])
-    return gradient_norm(parameters)
+    return gradient_norm(parameters_of([optimizer]))

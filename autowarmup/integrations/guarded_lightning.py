@@ -14,6 +14,7 @@ from autowarmup.integrations.steps import check_optimizer, imported
 from autowarmup.schedule.schedule import Schedule
 from autowarmup.study.result import TuneResult
 from autowarmup.training.gradients import gradient_norm
+from autowarmup.training.optimizers import parameters_of
 
 WHOLE = ("SingleDeviceStrategy", "DDPStrategy", "SingleDeviceXLAStrategy")
 """Strategies with which each process has the whole model."""
@@ -89,8 +90,7 @@ def guard_lightning(schedule: Schedule | TuneResult, mode: Mode = "observe", **s
             self._applied = True
             if self.guard is None or not self._losses:  # training_step has returned None
                 return
-            parameters = (one for group in optimizer.param_groups for one in group["params"])
-            norm = gradient_norm(parameters)
+            norm = gradient_norm(parameters_of([optimizer]))
             loss = torch.stack(self._losses).mean()
             self._losses.clear()
             self._applied = self.guard.step(loss, norm)

@@ -28,7 +28,7 @@ from autowarmup.seeds import derive_seed
 from autowarmup.training.gradients import gradient_norm
 from autowarmup.training.identity import classes_of, digest_of, structure_of
 from autowarmup.training.loop import DescribedLoop, LoopRun
-from autowarmup.training.optimizers import beta2_of
+from autowarmup.training.optimizers import beta2_of, parameters_of
 from autowarmup.training.recipe import best_device
 from autowarmup.training.rng import borrowed, seed_everything
 from autowarmup.values import nearest
@@ -278,7 +278,7 @@ def _reporting(trainer: Any, monitor: str, run: LoopRun) -> Any:
 
         def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
             """Called before clipping, with gradients that a loss scaler has scaled back."""
-            self.norm = float(gradient_norm(one for group in optimizer.param_groups for one in group["params"]))
+            self.norm = float(gradient_norm(parameters_of([optimizer])))
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
             if not outputs:

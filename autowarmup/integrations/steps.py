@@ -21,6 +21,7 @@ from autowarmup.seeds import derive_seed
 from autowarmup.training.average import AveragedWeights
 from autowarmup.training.identity import digest_of
 from autowarmup.training.loop import LoopRun
+from autowarmup.training.optimizers import parameters_of
 from autowarmup.training.rng import borrowed, seed_everything
 from autowarmup.values import short
 
@@ -69,8 +70,7 @@ class Steps:
             )
         self.scheduler = run.schedule.scheduler(optimizer)
         self._run, self._model, self._evaluate, self._apart = run, model, evaluate, apart
-        trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        self._average = AveragedWeights(model, trained)
+        self._average = AveragedWeights(model, parameters_of([optimizer]))
         self._device = next(model.parameters()).device
         self._steps = 0
         self._names = ["loss"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.confirmation import FAR_BEHIND, Challenger, Confirmation, Pair
@@ -28,20 +28,6 @@ def concluded(
         best: the run of the best schedule that was found, on the search's seed; None where none got to its horizon.
         confirmation: the pairs.
     """
-    verdict = _compared(config, current, challenger, best, confirmation)
-    finals = [run.final_loss for run in (current, best) if run is not None and run.final_loss is not None]
-    if not finals or not config.learned_nothing(min(finals)):
-        return verdict
-    return verdict.model_copy(update={"message": f"{verdict.message} {_nothing_learned(config, min(finals))}"})
-
-
-def _compared(
-    config: TuneConfig,
-    current: TrialState,
-    challenger: Challenger | None,
-    best: TrialState | None,
-    confirmation: Confirmation,
-) -> Verdict:
     common = {"margin": config.margin, "searched": None if best is None else best.schedule}
     if challenger is None or confirmation.untried(challenger):
         if current.outcome == "unstable":
@@ -58,6 +44,18 @@ def _compared(
             kind="leaning", message=_expected(config, current, challenger, compared), **handed_back, **common
         )
     return _keep(current, _no_better(config, compared), comparisons=compared, **common)
+
+
+def with_warning(verdict: Verdict, config: TuneConfig, runs: Iterable[TrialState | None]) -> Verdict:
+    """The verdict, with a warning where none of the runs learned anything."""
+    finals = [run.final_loss for run in runs if run is not None and run.final_loss is not None]
+    if not finals or not config.learned_nothing(min(finals)):
+        return verdict
+    warning = (
+        f"No run learned much: the best one ends at a loss of {min(finals):.4g}, and predictions that ignore the input "
+        f"have one of {config.trivial_loss:.4g}. Look at the model, its data and its initial weights first."
+    )
+    return verdict.model_copy(update={"message": f"{verdict.message} {warning}"})
 
 
 def _keep(current: TrialState, message: str, **found: object) -> Verdict:
@@ -108,13 +106,6 @@ def _nothing(best: TrialState | None) -> str:
     if best is None:
         return "No schedule got to its horizon: all became unstable, the current one too."
     return "No schedule is stable: the current one became unstable, and so did, on fresh seeds, what the search found."
-
-
-def _nothing_learned(config: TuneConfig, final_loss: float) -> str:
-    return (
-        f"No run learned much: the best one ends at a loss of {final_loss:.4g}, and predictions that ignore the input "
-        f"have one of {config.trivial_loss:.4g}. Look at the model, its data and its initial weights first."
-    )
 
 
 def _no_challenger(config: TuneConfig, current: TrialState, best: TrialState | None, *, broke: bool) -> str:

@@ -20,7 +20,7 @@ from autowarmup.errors import TaskFailedError
 from autowarmup.schedule import Schedule
 from autowarmup.schedule.ranges import PeakRange
 from autowarmup.search.candidates import Candidate, Candidates
-from autowarmup.search.conclusion import concluded
+from autowarmup.search.conclusion import concluded, with_warning
 from autowarmup.search.config import TuneConfig
 from autowarmup.search.confirmation import Challenger, Confirmation
 from autowarmup.search.decisions import Arrival, Conclusion, Decision, Decisions, Finish, Start, Wait
@@ -257,11 +257,9 @@ class Search:
 
     def _conclusion(self) -> Conclusion:
         assert self._current is not None
-        found = self._best_first
-        verdict = concluded(
-            self.config, self._current, self._next_challenger(), found[0] if found else None, self._pairs
-        )
-        return Conclusion(verdict, self.peaks)
+        best = next(iter(self._best_first), None)
+        verdict = concluded(self.config, self._current, self._next_challenger(), best, self._pairs)
+        return Conclusion(with_warning(verdict, self.config, (self._current, best)), self.peaks)
 
     # -- trials --
 

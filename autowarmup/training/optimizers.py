@@ -51,6 +51,11 @@ def groups_of(optimizers: Iterable[torch.optim.Optimizer]) -> list[dict[str, Any
     return [group for optimizer in optimizers for group in optimizer.param_groups]
 
 
+def parameters_of(optimizers: Iterable[torch.optim.Optimizer]) -> list[nn.Parameter]:
+    """The parameters of all the optimizers, group by group."""
+    return [parameter for group in groups_of(optimizers) for parameter in group["params"]]
+
+
 def highest_lr(optimizers: Iterable[torch.optim.Optimizer]) -> float:
     """The highest learning rate of all parameter groups."""
     return max(float(group["lr"]) for group in groups_of(optimizers))
@@ -84,7 +89,7 @@ def _check_learning_rates(optimizers: list[torch.optim.Optimizer]) -> None:
 
 def _check_parameters(optimizers: list[torch.optim.Optimizer], model: nn.Module) -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    trained = [id(parameter) for group in groups_of(optimizers) for parameter in group["params"]]
+    trained = [*map(id, parameters_of(optimizers))]
     twice = sorted({names[key] for key in trained if trained.count(key) > 1 and key in names})
     if twice:
         raise InputError(f"{listed(twice)}: in two optimizers or parameter groups; each parameter must be in one")
